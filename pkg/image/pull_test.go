@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/embedcri/embedcri/internal/testregistry"
+)
+
+func TestPullNames(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	tag := reg.Ref(t, "multiarch:1")
+	s := open(t, Options{})
+	img := pull(t, s, tag)
+	digest := img.RepoDigests[0]
+	hash := strings.SplitN(digest, "@", 2)[1]
+	for _, ref := range []string{digest, tag + "@" + hash} {
+		if got := pull(t, s, ref); got.ID != img.ID {
+			t.Errorf("pull %s: id %s, want %s", ref, got.ID, img.ID)
+		}
+	}
+	for _, ref := range []string{tag, digest, tag + "@" + hash, img.ID, img.ID[7:], img.ID[7:19], "sha256:" + img.ID[7:12]} {
+		if got, err := s.Image(ref); err != nil || got.ID != img.ID {
+			t.Errorf("image %s: %v, %v", ref, got, err)
+		}
+	}
+	for ref, class := range map[string]error{
+		"": errdefs.ErrInvalidArgument, "UPPER": errdefs.ErrInvalidArgument, "a b": errdefs.ErrInvalidArgument,
+		"nothing:1": errdefs.ErrNotFound, strings.Repeat("0", 64): errdefs.ErrNotFound, "sha256:0": errdefs.ErrNotFound,
+	} {
+		if _, err := s.Image(ref); !errors.Is(err, class) {
+			t.Errorf("image %q: %v, want %v", ref, err, class)
+		}
+	}
+	if len(s.Images()) != 1 {
+		t.Errorf("%d images, want 1", len(s.Images()))
+	}
+	// Only by digest: no tag.
+	if err := s.Remove(t.Context(), img.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := pull(t, s, digest); len(got.RepoTags) != 0 || !slices.Equal(got.RepoDigests, []string{digest}) {
+		t.Errorf("pulled by digest: tags %v, digests %v", got.RepoTags, got.RepoDigests)
+	}
+}
+
+func TestPullMovedTag(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	s := open(t, Options{})
+	build := func(content string) *v1.Image {
+		layer, err := testregistry.Layer(testregistry.File("f", 0o644, []byte(content)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := testregistry.Build("", nil, layer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &img
+	}
+	ref, _ := reg.Push(t, "moving:1", *build("old"))
+	old := pull(t, s, ref)
+	reg.Push(t, "moving:1", *build("new"))
+	moved := pull(t, s, ref)
+	if moved.ID == old.ID || !slices.Equal(moved.RepoTags, []string{ref}) {
+		t.Errorf("after the move: id %s (was %s), tags %v", moved.ID, old.ID, moved.RepoTags)
+	}
+	left, err := s.Image(old.ID)
+	if err != nil || len(left.RepoTags) != 0 || !slices.Equal(left.RepoDigests, old.RepoDigests) {
+		t.Errorf("the old image: %+v, %v", left, err)
+	}
+	if err := s.Remove(t.Context(), old.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Image(ref); err != nil || got.ID != moved.ID {
+		t.Errorf("removing the old image took the new one: %v", err)
+	}
+}
+
+func TestPullOtherPlatform(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	s := open(t, Options{Platform: "linux/arm/v7"})
+	img := pull(t, s, reg.Ref(t, "multiarch:1"))
+	if img.Platform.Architecture != "arm" || img.Platform.Variant != "v7" {
+		t.Errorf("platform %+v", img.Platform)
+	}
+	s = open(t, Options{Platform: "linux/riscv64"})
+	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "multiarch:1")})
+	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/riscv64") {
+		t.Errorf("pull for a platform that the image has not: %v", err)
+	}
+}
+
+// TestPullFaults pulls from a registry with a fault: without a mirror, and as a mirror of a good one.
+func TestPullFaults(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fault func(http.Handler) http.Handler
+		class error // of a pull without another server; nil if it succeeds
+		words string
+	}{
+		"answers 500": {answers500, errdefs.ErrUnavailable, "500"},
+		"answers 404": {answers404, errdefs.ErrNotFound, "not found"},
+		"truncates":   {truncates, errdefs.ErrUnavailable, "EOF"},
+		"corrupts":    {corrupts, errdefs.ErrDataLoss, "digest"},
+		"lengthens":   {lengthens, errdefs.ErrDataLoss, "size"},
+		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for 400ms"},
+		"rate limit":  {limitsRate("0"), nil, ""},
+		"rate refuse": {refusesRate, errdefs.ErrResourceExhausted, "429"},
+		"redirects":   {redirects(t), nil, ""},
+		"no ranges":   {refusesRanges, errdefs.ErrUnavailable, "EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.fault})
+			s := open(t, Options{ProgressTimeout: 400 * time.Millisecond})
+			ref := reg.Ref(t, "busybox:2")
+			img, err := s.Pull(t.Context(), PullRequest{Ref: ref})
+			switch {
+			case tc.class == nil:
+				if err != nil {
+					t.Error(err)
+				} else {
+					rootfs(t, s, "c1", img.ID)
+				}
+			case !errors.Is(err, tc.class) || !strings.Contains(err.Error(), tc.words) || !strings.Contains(err.Error(), ref):
+				t.Errorf("pull: %v\nwant class %v, and %q in it", err, tc.class, tc.words)
+			}
+
+			good, certDirs, mirror := mirrored(t, tc.fault, "busybox:2")
+			s = open(t, Options{CertDirs: certDirs, ProgressTimeout: 400 * time.Millisecond})
+			img, err = s.Pull(t.Context(), PullRequest{Ref: good.Addr + "/busybox:2"})
+			if err != nil {
+				t.Fatalf("pull with a mirror that %s: %v", name, err)
+			}
+			rootfs(t, s, "c2", img.ID)
+			if n := good.Count("GET /v2/busybox/blobs/"); (n > 0) != (tc.class != nil) {
+				t.Errorf("%d blobs came from the registry itself", n)
+			}
+			if tc.class == nil && mirror.Count("GET /v2/busybox/blobs/") == 0 {
+				t.Error("the mirror was not used")
+			}
+		})
+	}
+}
+
+func TestPullMirrorDown(t *testing.T) {
+	reg, certDirs, mirror := mirrored(t, nil, "busybox:1")
+	if err := mirror.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, Options{CertDirs: certDirs})
+	pull(t, s, reg.Addr+"/busybox:1")
+	if err := reg.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Addr + "/busybox:1"})
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), mirror.Addr) || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("pull with all servers down: %v", err)
+	}
+}
+
+func TestPullBadConfiguration(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	s := open(t, Options{CertDirs: []string{certs(t, reg.Addr, "server = ")}})
+	ref := reg.Ref(t, "busybox:1")
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: ref}); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "hosts.toml") {
+		t.Errorf("pull past a hosts.toml that cannot be read: %v", err)
+	}
+	// Corrected, it counts without a restart.
+	dir := certs(t, reg.Addr, fmt.Sprintf("server = \"http://%s\"\n", reg.Addr))
+	if err := os.RemoveAll(s.options.CertDirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, s.options.CertDirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	pull(t, s, ref)
+}
+
+func TestPullLogin(t *testing.T) {
+	b64 := base64.StdEncoding.EncodeToString
+	for name, tc := range map[string]struct {
+		server func(http.Handler) http.Handler
+		auth   *runtimeapi.AuthConfig
+		class  error
+	}{
+		"basic":              {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}, nil},
+		"basic auth":         {wantsPassword, &runtimeapi.AuthConfig{Auth: b64([]byte("kube:secret"))}, nil},
+		"basic wrong":        {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "guess"}, errdefs.ErrUnauthenticated},
+		"basic none":         {wantsPassword, nil, errdefs.ErrUnauthenticated},
+		"basic other server": {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "secret", ServerAddress: "https://example.com/v1/"}, errdefs.ErrUnauthenticated},
+		"token password":     {wantsToken, &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}, nil},
+		"token identity":     {wantsToken, &runtimeapi.AuthConfig{IdentityToken: "refresh"}, nil},
+		"token registry":     {wantsToken, &runtimeapi.AuthConfig{RegistryToken: "good"}, nil},
+		"token bad registry": {wantsToken, &runtimeapi.AuthConfig{RegistryToken: "bad"}, errdefs.ErrUnauthenticated},
+		"token wrong":        {wantsToken, &runtimeapi.AuthConfig{Username: "kube", Password: "guess"}, errdefs.ErrUnauthenticated},
+		"token none":         {wantsToken, nil, errdefs.ErrUnauthenticated},
+		"auth not base64":    {wantsPassword, &runtimeapi.AuthConfig{Auth: "kube:secret"}, errdefs.ErrInvalidArgument},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.server})
+			s := open(t, Options{})
+			ref := reg.Ref(t, "scratch:1")
+			_, err := s.Pull(t.Context(), PullRequest{Ref: ref, Auth: tc.auth})
+			if !errors.Is(err, tc.class) {
+				t.Errorf("pull: %v, want %v", err, tc.class)
+			}
+			if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "guess")) {
+				t.Errorf("the message has the password in it: %v", err)
+			}
+		})
+	}
+}
+
+// TestPullKeepsPassword checks that a server which a registry redirects to cannot ask for the login.
+func TestPullKeepsPassword(t *testing.T) {
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the login went to a foreign server")
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="yours truly"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer thief.Close()
+	reg := testregistry.Start(t, testregistry.Options{Wrap: func(next http.Handler) http.Handler {
+		return wantsPassword(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if isBlob(r) {
+				http.Redirect(w, r, strings.Replace(thief.URL, "127.0.0.1", "localhost", 1)+r.URL.Path, http.StatusFound)
+				return
+			}
+			next.ServeHTTP(w, r)
+		}))
+	}})
+	s := open(t, Options{})
+	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "scratch:1"), Auth: &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}})
+	if !errors.Is(err, errdefs.ErrUnauthenticated) {
+		t.Errorf("pull: %v", err)
+	}
+}
+
+func TestPullTLS(t *testing.T) {
+	ca := newAuthority(t)
+	cert, _, _ := ca.Issue()
+	_, clientCert, clientKey := ca.Issue()
+	for name, tc := range map[string]struct {
+		hosts  string // after server = …
+		mutual bool
+		ok     bool
+	}{
+		"private CA":         {hosts: fmt.Sprintf("ca = %q", ca.File), ok: true},
+		"unknown CA":         {hosts: "skip_verify = false"},
+		"not verified":       {hosts: "skip_verify = true", ok: true},
+		"client certificate": {hosts: fmt.Sprintf("ca = %q\nclient = [[%q, %q]]", ca.File, clientCert, clientKey), mutual: true, ok: true},
+		"client without one": {hosts: fmt.Sprintf("ca = %q", ca.File), mutual: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := &tls.Config{Certificates: []tls.Certificate{cert}}
+			if tc.mutual {
+				config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
+			}
+			reg := testregistry.Start(t, testregistry.Options{TLS: config})
+			ref := reg.Ref(t, "scratch:1")
+			s := open(t, Options{CertDirs: []string{certs(t, reg.Addr, fmt.Sprintf("server = \"https://%s\"\n%s\n", reg.Addr, tc.hosts))}})
+			_, err := s.Pull(t.Context(), PullRequest{Ref: ref})
+			if tc.ok && err != nil {
+				t.Error(err)
+			}
+			if !tc.ok && (!errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "certificate")) {
+				t.Errorf("pull: %v", err)
+			}
+		})
+	}
+}
+
+func TestPullTogether(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	ref, other := reg.Ref(t, "config:1"), reg.Ref(t, "busybox:2") // they share a layer
+	s := open(t, Options{})
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			if _, err := s.Pull(t.Context(), PullRequest{Ref: []string{ref, other}[i%2]}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	config, busybox := reg.Count("GET /v2/config/blobs/"), reg.Count("GET /v2/busybox/blobs/")
+	if config+busybox != 4+3-1 {
+		t.Errorf("%d and %d blobs were downloaded, want 4 and 3 less the one that is in both", config, busybox)
+	}
+	if len(s.Pulls()) != 0 {
+		t.Errorf("pulls after the end: %v", s.Pulls())
+	}
+	if c := s.Counters(); c.PullsSucceeded < 2 || c.PullsFailed != 0 || c.BytesDownloaded == 0 || c.BytesUnpacked == 0 {
+		t.Errorf("counters %+v", c)
+	}
+}
+
+// gate holds blobs back until it is opened, and tells when the first was asked for.
+type gate struct {
+	asked, open chan struct{}
+	once        sync.Once
+}
+
+func newGate() *gate { return &gate{asked: make(chan struct{}), open: make(chan struct{})} }
+
+func (g *gate) wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isBlob(r) {
+			g.once.Do(func() { close(g.asked) })
+			select {
+			case <-g.open:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func TestPullCancelled(t *testing.T) {
+	g := newGate()
+	reg := testregistry.Start(t, testregistry.Options{Wrap: g.wrap})
+	ref := reg.Ref(t, "busybox:2")
+	s := open(t, Options{})
+	results := make(chan error, 2)
+	one, cancelOne := context.WithCancel(t.Context())
+	two, cancelTwo := context.WithCancel(t.Context())
+	for _, ctx := range []context.Context{one, two} {
+		go func() {
+			_, err := s.Pull(ctx, PullRequest{Ref: ref})
+			results <- err
+		}()
+	}
+	<-g.asked
+	cancelOne()
+	if err := <-results; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one that gave up: %v", err)
+	}
+	if n := len(s.Pulls()); n != 1 {
+		t.Errorf("%d pulls are running for the one that still waits", n)
+	}
+	cancelTwo()
+	if err := <-results; !errors.Is(err, context.Canceled) {
+		t.Errorf("the last one: %v", err)
+	}
+	s.pulls.wait()
+	if err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantEmpty(t, s)
+	close(g.open)
+	pull(t, s, ref)
+}
+
+func TestPullResumes(t *testing.T) {
+	var cut atomic.Int64
+	var ranges atomic.Int64
+	cut.Store(1)
+	reg := testregistry.Start(t, testregistry.Options{Wrap: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Range") != "" {
+				ranges.Add(1)
+			}
+			switch {
+			case !isBlob(r) || cut.Load() == 0:
+				next.ServeHTTP(w, r)
+			case r.Header.Get("Range") != "":
+				http.Error(w, "gone home", http.StatusInternalServerError)
+			default:
+				truncates(next).ServeHTTP(w, r)
+			}
+		})
+	}})
+	ref := reg.Ref(t, "busybox:1")
+	s := open(t, Options{})
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: ref}); !errdefs.IsUnavailable(err) {
+		t.Fatalf("first pull: %v", err)
+	}
+	// A restart in between changes nothing.
+	closeStore(t, s)
+	s = open(t, s.options)
+	if err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cut.Store(0)
+	ranges.Store(0)
+	before := s.Counters().BytesDownloaded
+	img := pull(t, s, ref)
+	if ranges.Load() == 0 {
+		t.Error("the second pull did not go on where the first had stopped")
+	}
+	if got := s.Counters().BytesDownloaded - before; got > img.Size*3/4 {
+		t.Errorf("the second pull downloaded %d bytes", got)
+	}
+	if err := s.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantEmpty(t, s)
+}
+
+func TestPullProgress(t *testing.T) {
+	g := newGate()
+	reg := testregistry.Start(t, testregistry.Options{Wrap: g.wrap})
+	s := open(t, Options{})
+	var seen []Progress
+	var once sync.Once
+	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "config:1"), Progress: func(p Progress) {
+		seen = append(seen, p)
+		once.Do(func() { close(g.open) })
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := seen[len(seen)-1]
+	if last.Stage != StageDone || seen[0].Stage != StageDownloading && seen[0].Stage != StageResolving {
+		t.Errorf("stages from %s to %s", seen[0].Stage, last.Stage)
+	}
+}
+
+func TestPullPolicy(t *testing.T) {
+	reg := testregistry.Start(t, testregistry.Options{})
+	dir := t.TempDir()
+	s := open(t, Options{VerifierDir: dir})
+	script := "#!/bin/sh\ncase \"$*\" in *busybox*) echo 'busybox is not welcome here'; exit 1;; esac\n"
+	if err := os.WriteFile(filepath.Join(dir, "policy"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pull(t, s, reg.Ref(t, "scratch:1"))
+	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "busybox:1")})
+	var pe *PullError
+	if !errdefs.IsPermissionDenied(err) || !errors.As(err, &pe) || !pe.Denied || !strings.Contains(err.Error(), "busybox is not welcome here") {
+		t.Errorf("pull: %v", err)
+	}
+	if reg.Count("GET /v2/busybox/blobs/") != 0 {
+		t.Error("layers were downloaded all the same")
+	}
+}
