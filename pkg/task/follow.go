@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/embedcri/embedcri/pkg/exitbpf"
+	"github.com/embedcri/embedcri/pkg/task/internal/runc"
+)
+
+const (
+	killTimeout  = 10 * time.Second       // from SIGKILL until the kernel must have ended the process; it can hang in the kernel
+	storeRetry   = 200 * time.Millisecond // between attempts to store an exit on a disk that refuses
+	drainTimeout = 5 * time.Second        // longest wait for the last words; ioattach's own bounds are far shorter
+	deleteTries  = 60                     // of the runtime's delete while a cgroup is busy with a zombie
+)
+
+// follow makes the task hear of its exit. Create calls it for a new process, Load for one that may have outlived the previous
+// daemon; from here on nothing can tell which it was.
+func (t *Task) follow(pid int) error {
+	w, err := t.m.o.Exits.Watch(t.key, pid)
+	if err != nil {
+		return fmt.Errorf("watch container %s: %w", t.id, err)
+	}
+	t.watch.Store(&w)
+	t.m.wg.Go(func() {
+		select {
+		case <-w.Done(): // closed already if it left while we were away
+			x, err := w.Exit()
+			t.onExit(x, err)
+		case <-t.m.closing:
+		}
+	})
+	return nil
+}
+
+// onExit makes an exit known. The order is what makes it safe to die anywhere in here: the last words are in the log before the
+// exit shows, the exit is stored before it shows, and the tracer's record goes only after that.
+func (t *Task) onExit(x exitbpf.Exit, err error) {
+	if s := t.Streams(); s != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		s.Drain(ctx)
+		cancel()
+	}
+	t.killRest()
+	exit, at := exitOf(x, err)
+	for {
+		err := t.apply(evExited, func(s *Status) {
+			if s.Exit != nil {
+				return // the first exit wins
+			}
+			s.Exit, s.FinishedAt, s.Paused = &exit, at, false
+			if m := stopMessage(s.Stop, exit); m != "" {
+				s.Message = m
+			}
+		})
+		if err == nil {
+			break
+		}
+		t.log().Error(err, "store exit; trying again", "container", t.id)
+		select {
+		case <-time.After(storeRetry):
+		case <-t.m.closing: // the tracer keeps the record for the next daemon
+			return
+		}
+	}
+	t.closeExited()
+	t.afterExit()
+}
+
+// exitOf turns the tracer's record into what is stored.
+func exitOf(x exitbpf.Exit, err error) (Exit, time.Time) {
+	if err != nil {
+		return Exit{}, time.Now()
+	}
+	return Exit{Known: true, Wait: x.Status, OOM: x.OOM, Killer: x.Killer, Source: x.Source.String()}, x.At
+}
+
+// stopMessage says that it was us, if it was. A process that dies during our grace period may well have been killed by another.
+func stopMessage(stop *StopIntent, exit Exit) string {
+	if stop == nil || !exit.Known {
+		return ""
+	}
+	if exit.Killer != nil && exit.Killer.Pid != stop.By {
+		return ""
+	}
+	switch {
+	case stop.Forced && exit.Wait.Signaled() && exit.Wait.Signal() == killSignal:
+		if stop.Grace <= 0 {
+			return "killed by embedcri on StopContainer, without a grace period"
+		}
+		return fmt.Sprintf("stopped by embedcri on StopContainer, grace period of %v over", stop.Grace)
+	case exit.Wait.Signaled() && exit.Wait.Signal() == stop.Signal:
+		return fmt.Sprintf("stopped by embedcri on StopContainer, with %s", signalName(stop.Signal))
+	}
+	return ""
+}
+
+// killRest ends what init has left behind. In a pid namespace of its own the kernel has done so (zap_pid_ns_processes).
+func (t *Task) killRest() {
+	if t.private || t.cgroup == nil {
+		return
+	}
+	if err := t.cgroup.Kill(); err != nil {
+		t.log().Error(err, "kill what is left in the cgroup", "container", t.id)
+	}
+}
+
+// afterExit does what nobody waits for: the status is made to survive a power loss, the tracer's record goes, and the runtime
+// cleans up, so that Delete finds nothing left to do.
+func (t *Task) afterExit() {
+	t.m.wg.Go(func() {
+		if err := t.m.o.Store.Sync(t.id, statusRecord); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.log().Error(err, "sync exit status", "container", t.id)
+		}
+		if err := t.m.o.Exits.Forget(t.key); err != nil {
+			t.log().Error(err, "forget exit record", "container", t.id)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), runc.DefaultTimeout)
+		defer cancel()
+		if err := t.op.Lock(ctx); err != nil {
+			return // Delete does it
+		}
+		defer t.op.Unlock()
+		if t.Status().State != Exited {
+			return
+		}
+		if err := t.deleteRuntime(ctx); err != nil {
+			t.log().Error(err, "clean up after exit; delete will try again", "container", t.id)
+		}
+	})
+}
+
+// deleteRuntime has the runtime remove its side. A zombie that is not yet reaped keeps its cgroup busy, so that is waited for.
+func (t *Task) deleteRuntime(ctx context.Context) error {
+	var err error
+	for range deleteTries {
+		if err = t.runtime.Delete(ctx, t.id, t.dir); !errors.Is(err, runc.ErrBusy) {
+			return err
+		}
+		t.m.o.Reaper.Scan()
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-t.m.closing:
+			return err
+		}
+	}
+	return err
+}
+
+func (t *Task) closeExited() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	select {
+	case <-t.exited:
+	default:
+		close(t.exited)
+	}
+}
+
+func (t *Task) log() klog.Logger { return klog.Background() }

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/pkg/exitbpf"
+	"github.com/embedcri/embedcri/pkg/ioattach"
+	"github.com/embedcri/embedcri/pkg/store"
+)
+
+// ErrHalfMade is returned by Load for a task whose creation was cut off; what there was of it has been removed.
+var ErrHalfMade = errors.New("creation was cut off")
+
+// verdict is what recovery makes of a stored status.
+type verdict uint8
+
+const (
+	vKeep    verdict = iota // nothing to do: it has ended, or never had a process
+	vFollow                 // its process may live; the tracer knows
+	vRestart                // as vFollow, and the lifting of the barrier may have been cut off: lift it again
+	vLost                   // its process belonged to another boot: gone, with nobody to tell how
+	vDiscard                // never finished being made: remove it
+)
+
+// settle decides what to do with a task whose record says stored, found by a daemon that runs under boot. It is pure.
+func settle(stored Status, boot string) verdict {
+	same := stored.BootID == boot
+	switch stored.State {
+	case Creating, gone:
+		return vDiscard
+	case Exited, Removing:
+		return vKeep
+	case Created:
+		if stored.Pid == 0 { // StartError
+			return vKeep
+		}
+	case Starting:
+		if same {
+			return vRestart
+		}
+	}
+	if !same {
+		return vLost
+	}
+	return vFollow
+}
+
+// Load brings back a task that a previous daemon has made. It runs no runtime, unless a creation or a start was cut off. A record
+// that cannot be read gives a task in state Unknown, which can be stopped and removed; its evidence stays.
+func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Options) (*Task, error) {
+	t, err := m.newTask(id, handler, nil)
+	if err != nil {
+		return nil, err
+	}
+	if spec, err := readSpec(t.dir); err == nil {
+		t.describe(spec)
+	}
+	var s Status
+	switch err := m.o.Store.Get(id, statusRecord, &s); {
+	case errors.Is(err, store.ErrDamaged):
+		t.status.Store(&Status{State: Unknown, Message: err.Error()})
+		return t, nil
+	case errdefs.IsNotFound(err): // recorded, but creation had not begun
+		s = Status{State: Creating}
+	case err != nil:
+		return nil, err
+	}
+	t.status.Store(&s)
+	v := settle(s, m.bootID)
+	if v == vFollow || v == vRestart || v == vDiscard {
+		if streams, err := m.o.Streams.Load(t.dir, o); err == nil {
+			t.streams.Store(streams)
+		} else if v != vDiscard {
+			t.log().Error(err, "take up the streams again", "container", id)
+		}
+	}
+	switch v {
+	case vKeep:
+		if s.Exit != nil {
+			close(t.exited)
+			t.afterExit()
+		}
+	case vDiscard:
+		err := errors.Join(t.deleteRuntime(ctx), t.dropStreams(), removeBundle(t.dir), m.o.Exits.Forget(t.key))
+		return nil, errors.Join(fmt.Errorf("load container %s: %w", id, ErrHalfMade), err)
+	case vLost:
+		t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
+		if err := t.noteBootTime(); err != nil {
+			return nil, err
+		}
+	case vFollow, vRestart:
+		if err := t.follow(s.Pid); err != nil {
+			if !errors.Is(err, exitbpf.ErrGone) {
+				return nil, err
+			}
+			t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
+		}
+		if v == vRestart {
+			m.wg.Go(func() { t.restart() })
+		}
+		if s.Stop != nil {
+			t.mu.Lock()
+			t.resumeStopLocked()
+			t.mu.Unlock()
+		}
+	}
+	return t, nil
+}
+
+// restart lifts the barrier that the previous daemon may or may not have lifted; lifting it twice is refused by the runtime.
+func (t *Task) restart() {
+	err := t.runtime.Start(context.Background(), t.id, t.dir)
+	if err != nil {
+		t.log().V(2).Info("start again after a restart", "container", t.id, "err", err)
+	}
+	if err := t.apply(evStarted, func(s *Status) {
+		if s.StartedAt.IsZero() {
+			s.StartedAt = time.Now()
+		}
+	}); err != nil {
+		t.log().Error(err, "record start", "container", t.id)
+	}
+}
+
+// noteBootTime dates the end of a process of another boot: it was over, at the latest, when this boot began.
+func (t *Task) noteBootTime() error {
+	at, err := bootTime()
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.noteLocked(func(s *Status) { s.FinishedAt = at })
+}
+
+// bootTime is now less the time since boot (CLOCK_BOOTTIME counts suspends).
+func bootTime() (time.Time, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Time{}, fmt.Errorf("read boot time: %w", err)
+	}
+	return time.Now().Add(-time.Duration(ts.Nano())), nil
+}
+
+func unknownExit() (exitbpf.Exit, error) { return exitbpf.Exit{}, exitbpf.ErrLost }

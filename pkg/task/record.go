@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package task
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/embedcri/embedcri/internal/atomicfile"
+)
+
+// statusRecord is the name of a task's record in the store.
+const statusRecord = "status"
+
+// putLocked stores s so that it outlives the daemon. Not the power: see package store.
+func (t *Task) putLocked(s Status) error {
+	return t.m.o.Store.Put(t.id, statusRecord, s, atomicfile.Process)
+}
+
+// writeSpec writes the bundle's config.json.
+func writeSpec(dir string, spec *specs.Spec) error {
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("write config.json: %w", err)
+	}
+	return atomicfile.Write(filepath.Join(dir, "config.json"), b, 0o600, atomicfile.Process) // env holds secrets
+}
+
+func readSpec(dir string) (*specs.Spec, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read config.json: %w", err)
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("read config.json: %w", err)
+	}
+	return &s, nil
+}
+
+// bootID names this boot of the machine. A pid that was recorded under another one means nothing.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
