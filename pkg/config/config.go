@@ -51,15 +51,15 @@ type Cgroup struct {
 
 // Network configures CNI.
 type Network struct {
-	ConfDir        string         `toml:"conf_dir" comment:"Directory of CNI configurations; watched."`
-	BinDirs        []string       `toml:"bin_dirs" comment:"Directories of CNI plug-ins."`
-	CacheDir       string         `toml:"cache_dir" comment:"CNI result cache; empty: below root."`
-	MaxNetworks    int            `toml:"max_networks" comment:"How many configurations of conf_dir a pod joins, in order of their file names."`
-	MaxParallel    int            `toml:"max_parallel" comment:"How many plug-in chains run at once."`
-	Timeout        Duration       `toml:"timeout" comment:"A plug-in chain that takes longer is killed with its process group."`
-	StatusGrace    Duration       `toml:"status_grace" comment:"How long the STATUS verb may fail until NetworkReady turns false."`
-	PodCIDRConfig  string         `toml:"pod_cidr_template" comment:"Template that UpdateRuntimeConfig renders into conf_dir; empty: none."`
-	DefaultNetwork DefaultNetwork `toml:"default_network"`
+	ConfDir         string         `toml:"conf_dir" comment:"Directory of CNI configurations; watched."`
+	BinDirs         []string       `toml:"bin_dirs" comment:"Directories of CNI plug-ins."`
+	CacheDir        string         `toml:"cache_dir" comment:"CNI result cache; empty: below root."`
+	MaxNetworks     int            `toml:"max_networks" comment:"How many configurations of conf_dir a pod joins, in order of their file names."`
+	MaxParallel     int            `toml:"max_parallel" comment:"How many plug-in chains run at once."`
+	Timeout         Duration       `toml:"timeout" comment:"A plug-in chain that takes longer is killed with its process group."`
+	StatusGrace     Duration       `toml:"status_grace" comment:"How long the STATUS verb may fail until NetworkReady turns false."`
+	PodCIDRTemplate string         `toml:"pod_cidr_template" comment:"A configuration as a text/template that UpdateRuntimeConfig renders into conf_dir; empty: none."`
+	DefaultNetwork  DefaultNetwork `toml:"default_network"`
 }
 
 // DefaultNetwork is the embedded bridge network.

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/embedcri/embedcri/internal/atomicfile"
+	"github.com/embedcri/embedcri/internal/namespace"
+	"github.com/embedcri/embedcri/pkg/network"
+)
+
+// Run makes a pod and returns it when it is ready. Repeated with the same name, uid, attempt and configuration it returns the same
+// pod; with another configuration ErrAlreadyExists. The caller has validated c.
+func (m *Manager) Run(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (*Pod, error) {
+	h, err := m.handler(handler)
+	if err != nil {
+		return nil, err
+	}
+	d, err := digestOf(c, h.Name)
+	if err != nil {
+		return nil, err
+	}
+	key := podKey(c.GetMetadata())
+	return m.podJoins.do(ctx, m.base, key, d, func(ctx context.Context, at *progress) (*Pod, error) {
+		if p, err := m.existing(key, d); p != nil || err != nil {
+			return p, err
+		}
+		return m.run(ctx, key, podIdentity{
+			ID: newID(), Handler: h.Name, CreatedAt: time.Now(), Config: message[*runtimeapi.PodSandboxConfig]{c},
+		}, at)
+	})
+}
+
+// existing returns the pod that an earlier call with the same key has made.
+func (m *Manager) existing(key string, d digest) (*Pod, error) {
+	m.mu.Lock()
+	p := m.names[key]
+	m.mu.Unlock()
+	if p == nil {
+		return nil, nil
+	}
+	if p.digest != d {
+		return nil, fmt.Errorf("%s exists as %s with another configuration: %w", key, p.ID(), errdefs.ErrAlreadyExists)
+	}
+	if s := p.Status(); !s.Ready {
+		return nil, fmt.Errorf("%s exists as %s and is %s: %w", key, p.ID(), s.State, errdefs.ErrAlreadyExists)
+	}
+	return p, nil
+}
+
+// run makes the pod. If that fails all is unmade; if that fails too, the pod stays listed as not ready, so that the kubelet stops
+// and removes it.
+func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *progress) (*Pod, error) {
+	p, err := m.newPod(meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := namespace.ValidateSysctls(p.Config().GetLinux().GetSysctls(), p.hostNetwork(), p.hostIPC()); err != nil {
+		return nil, fmt.Errorf("linux.sysctls: %w", err)
+	}
+	at.enter("recording")
+	if err := p.op.Lock(ctx); err != nil { // whoever finds the pod half-made and stops it waits for its making to end
+		return nil, err
+	}
+	defer p.op.Unlock()
+	if err := m.podRecs.Create(meta.ID); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(
+		m.podRecs.Put(meta.ID, identityRecord, meta, atomicfile.Power),
+		p.note(func(s *podState) { *s = podState{State: Creating, BootID: m.tasks.BootID()} }),
+	); err != nil {
+		return nil, errors.Join(err, m.podRecs.Delete(meta.ID))
+	}
+	m.mu.Lock()
+	m.pods[meta.ID], m.names[key] = p, p
+	m.mu.Unlock()
+
+	if err := p.make(ctx, at); err != nil {
+		err = fmt.Errorf("run %s: %w", key, err)
+		// Not on ctx: what was begun is taken back even if the daemon is about to stop.
+		if uerr := p.removeLocked(context.WithoutCancel(ctx)); uerr != nil {
+			return nil, errors.Join(err, fmt.Errorf("take it back: %w", uerr))
+		}
+		return nil, err
+	}
+	at.enter("done")
+	p.logStages(at)
+	return p, nil
+}
+
+// make makes the pod's parts. Each is recorded before it is made.
+func (p *Pod) make(ctx context.Context, at *progress) error {
+	at.enter("files")
+	if err := p.note(func(s *podState) { s.Files = true }); err != nil {
+		return err
+	}
+	if err := p.makeFiles(); err != nil {
+		return err
+	}
+	at.enter("namespaces")
+	if err := p.makeNamespaces(); err != nil {
+		return err
+	}
+	if !p.hostNetwork() {
+		at.enter("CNI ADD")
+		if err := p.attach(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.writeHosts(); err != nil {
+		return err
+	}
+	if p.sharesPID() {
+		at.enter("init")
+		if err := p.startInit(ctx); err != nil {
+			return err
+		}
+	}
+	return p.apply(evMade)
+}
+
+func (p *Pod) makeNamespaces() error {
+	s := namespace.Spec{Net: !p.hostNetwork(), IPC: !p.hostIPC(), UTS: !p.hostNetwork(), Hostname: p.hostname()}
+	if !s.Net && !s.IPC && !s.UTS {
+		return nil
+	}
+	s.Sysctls = map[string]string{}
+	if s.Net {
+		maps.Copy(s.Sysctls, p.m.o.Sysctls)
+	}
+	maps.Copy(s.Sysctls, p.Config().GetLinux().GetSysctls())
+	if err := p.note(func(s *podState) { s.Pins = true }); err != nil {
+		return err
+	}
+	paths, err := namespace.Create(p.pinDir(), s)
+	if err != nil {
+		return err
+	}
+	return p.note(func(s *podState) { s.Namespaces = paths })
+}
+
+// attach joins the pod to its networks. What CNI DEL will need is on record before ADD.
+func (p *Pod) attach(ctx context.Context) error {
+	c := p.Config()
+	a, err := p.m.o.Network.Plan(network.Pod{
+		ID: p.meta.ID, Name: c.GetMetadata().GetName(), Namespace: c.GetMetadata().GetNamespace(), UID: c.GetMetadata().GetUid(),
+		NetNS: p.state.Load().Namespaces.Net, PortMappings: portMappings(c.GetPortMappings()), Annotations: c.GetAnnotations(),
+		CgroupParent: p.cgroupParent(), DNS: dns(c.GetDnsConfig()),
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.note(func(s *podState) { s.Attachment = a }); err != nil {
+		return err
+	}
+	done := *a // the one on record is read by others, and not to be written to
+	if err := p.m.o.Network.Attach(ctx, &done); err != nil {
+		return err
+	}
+	if err := p.note(func(s *podState) { s.Attachment = &done }); err != nil {
+		return err
+	}
+	// Those that a new interface brings with it: its conf tree appeared with it.
+	return namespace.SetInterfaceSysctls(done.NetNS, c.GetLinux().GetSysctls())
+}
+
+func dns(c *runtimeapi.DNSConfig) network.DNS {
+	return network.DNS{Servers: c.GetServers(), Searches: c.GetSearches(), Options: c.GetOptions()}
+}
+
+func portMappings(in []*runtimeapi.PortMapping) []network.PortMapping {
+	var out []network.PortMapping
+	for _, m := range in {
+		if m.GetHostPort() == 0 {
+			continue // "If unset or 0, no host port is mapped" (kubelet); CNI would refuse it
+		}
+		out = append(out, network.PortMapping{
+			HostPort: m.GetHostPort(), ContainerPort: m.GetContainerPort(), HostIP: m.GetHostIp(), Protocol: protocolName(m.GetProtocol()),
+		})
+	}
+	return out
+}
+
+func protocolName(p runtimeapi.Protocol) string {
+	switch p {
+	case runtimeapi.Protocol_UDP:
+		return "udp"
+	case runtimeapi.Protocol_SCTP:
+		return "sctp"
+	}
+	return "tcp"
+}
+
+// hostname is what the pod's containers see.
+func (p *Pod) hostname() string {
+	if h := p.Config().GetHostname(); h != "" && !p.hostNetwork() {
+		return h
+	}
+	h, _ := os.Hostname() // uname(2) does not fail
+	return h
+}
+
+func (p *Pod) cgroupParent() string {
+	if c := p.Config().GetLinux().GetCgroupParent(); c != "" {
+		return c
+	}
+	return p.m.o.CgroupParent
+}
+
+func (p *Pod) logStages(at *progress) {
+	kv := []any{"pod", p.meta.ID}
+	for _, s := range at.log {
+		kv = append(kv, s.Name, s.Took.Round(10*time.Microsecond))
+	}
+	p.m.log().V(3).Info("pod is ready", kv...)
+}
