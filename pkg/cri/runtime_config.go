@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cri
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// RuntimeConfig tells the kubelet which cgroup driver to use. It asks once, at its start, and expects the answer to hold as long
+// as the node runs (api.proto), so this comes from the configuration and is never probed.
+func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{
+		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.driver},
+	}, nil
+}
+
+// UpdateRuntimeConfig takes the node's pod CIDR and has no use for it: pod addresses are the CNI configuration's affair. The
+// kubelet calls it on each change of the CIDR and reports an error as a failing node, so the answer is success.
+func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}
