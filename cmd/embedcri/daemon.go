@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"k8s.io/klog/v2"
+
+	"github.com/embedcri/embedcri/internal/cgroup"
+	"github.com/embedcri/embedcri/internal/namespace"
+	"github.com/embedcri/embedcri/pkg/config"
+	"github.com/embedcri/embedcri/pkg/cri"
+	"github.com/embedcri/embedcri/pkg/exitbpf"
+	"github.com/embedcri/embedcri/pkg/image"
+	"github.com/embedcri/embedcri/pkg/ioattach"
+	"github.com/embedcri/embedcri/pkg/network"
+	"github.com/embedcri/embedcri/pkg/sandbox"
+	"github.com/embedcri/embedcri/pkg/spec"
+	"github.com/embedcri/embedcri/pkg/store"
+	"github.com/embedcri/embedcri/pkg/task"
+)
+
+// runDaemon builds everything, brings back what was there, and serves until ctx ends. Ending lets go of all containers: whether
+// it is this or SIGKILL makes no difference to them.
+func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	started := time.Now()
+	for _, dir := range []string{c.Root, c.State, c.PodDir(), filepath.Dir(c.Socket)} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	unlock, err := lockDir(c.State) // two daemons on one state directory would undo each other's work
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	tracer, err := exitbpf.Open(exitbpf.Options{Dir: c.BPF, Capacity: c.Exit.Capacity, Require: c.Exit.Require})
+	if err != nil {
+		return fmt.Errorf("exit tracer: %w", err)
+	}
+	defer tracer.Close()
+	reaper, err := task.NewReaper(tracer.Owns)
+	if err != nil {
+		return err
+	}
+	defer reaper.Close()
+	keeper, err := openKeeper(ctx, c)
+	if err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	defer keeper.Close()
+	hub, err := ioattach.New(ioattach.HubOptions{Dir: filepath.Join(c.State, "io"), Keeper: keeper})
+	if err != nil {
+		return fmt.Errorf("streams: %w", err)
+	}
+	defer hub.Close()
+	records, err := store.Open(c.RecordDir())
+	if err != nil {
+		return err
+	}
+	images, err := image.Open(imageOptions(c))
+	if err != nil {
+		return fmt.Errorf("images: %w", err)
+	}
+	defer images.Close()
+	cni, err := network.Open(ctx, networkOptions(c))
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	defer cni.Close()
+	if err := namespace.Prepare(c.NamespaceDir()); err != nil {
+		return err
+	}
+	node, err := spec.DetectNode()
+	if err != nil {
+		return err
+	}
+	systemd := useSystemd(c)
+	runtimes, handlers, err := runtimes(c, systemd, node)
+	if err != nil {
+		return err
+	}
+	cdi, err := spec.OpenCDI()
+	if err != nil {
+		return err
+	}
+	defer cdi.Close()
+	podInit, err := siblingProgram("embedcri-pod-init")
+	if err != nil {
+		return err
+	}
+	degraded := ""
+	if !tracer.Mode().BPF {
+		degraded = tracer.Mode().String()
+		klog.Background().Info("exit tracer is degraded", "why", degraded)
+	}
+	pods, err := sandbox.New(sandbox.Options{
+		Records: records, Images: images, Network: cni, CDI: cdi, Node: node,
+		Tasks: task.Options{
+			Dir: c.TaskDir(), Exits: task.TracerExits(tracer), Streams: hub, Runtimes: runtimes, Reaper: reaper,
+		},
+		Handlers: handlers, Default: c.Runtime.Default,
+		PodDir: c.PodDir(), NamespaceDir: c.NamespaceDir(),
+		CgroupParent: cgroupParent(c, systemd), Systemd: systemd,
+		ShmSize: c.Pod.ShmSize, DrainTimeout: time.Duration(c.Exec.DrainTimeout), PodInit: podInit,
+		Sysctls: podSysctls(c), RuntimeError: degraded,
+	})
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	if err := pods.Recover(ctx); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	driver := "cgroupfs"
+	if systemd {
+		driver = "systemd"
+	}
+	streaming, err := streamingOptions(c)
+	if err != nil {
+		return err
+	}
+	server, err := cri.New(cri.Options{
+		Pods: pods, Images: images, Version: Version, CgroupDriver: driver,
+		Info: func() map[string]any {
+			return map[string]any{"config": c, "tracer": tracer.Stats(), "tracerMode": tracer.Mode().String()}
+		},
+		Streaming: streaming,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	klog.Background().Info("serving", "socket", c.Socket, "version", Version, "tracer", tracer.Mode().String(),
+		"pods", len(pods.Pods()), "containers", len(pods.Containers()), "took", time.Since(started).Round(time.Millisecond))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // nobody to notify is not an error
+	return server.Serve(ctx, listener)
+}
+
+// listen makes the unix socket, for root alone from its first moment on.
+func listen(path string) (net.Listener, error) {
+	// A socket that a killed daemon left behind. The state directory's lock says that nobody serves on it.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var l net.Listener
+	err := withUmask(0o177, func() (err error) {
+		l, err = net.Listen("unix", path)
+		return err
+	})
+	return l, err
+}
+
+// useSystemd decides about the cgroup driver, as the kubelet's own default does: systemd where it is pid 1 and cgroups are v2.
+func useSystemd(c *config.Config) bool {
+	switch c.Cgroup.Driver {
+	case "systemd":
+		return true
+	case "cgroupfs":
+		return false
+	}
+	_, err := os.Stat("/run/systemd/system") // sd_booted(3)
+	return err == nil && cgroup.Unified()
+}
+
+func cgroupParent(c *config.Config, systemd bool) string {
+	switch {
+	case c.Cgroup.Parent != "":
+		return c.Cgroup.Parent
+	case systemd:
+		return "embedcri.slice"
+	}
+	return "/embedcri"
+}
+
+// siblingProgram finds a program that is installed beside this one, or in PATH.
+func siblingProgram(name string) (string, error) {
+	if self, err := os.Executable(); err == nil {
+		p := filepath.Join(filepath.Dir(self), name)
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	p, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("find %s, which is installed with embedcri: %w", name, err)
+	}
+	return filepath.Abs(p)
+}
