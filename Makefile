@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything here runs as root on Debian 12 with Go and nothing else installed; hack/setup.sh installs the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+RUNC_VERSION := v1.5.2
+CNI_VERSION := v1.9.1
+BIN := bin
+TOOLS := $(BIN)/tools
+CNI_PLUGINS := bridge host-local portmap loopback bandwidth
+LDFLAGS := -s -w -X main.Version=$(patsubst v%,%,$(VERSION))
+
+# What tests must not skip on a machine that is set up.
+REQUIRE := root,bpf,runc,cni
+
+.DEFAULT_GOAL := help
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+build: ## Build embedcri and its two small companions into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+setup: ## Install the Debian packages that building runc and testing need
+	hack/setup.sh
+
+tools: $(TOOLS)/runc $(addprefix $(TOOLS)/cni/,$(CNI_PLUGINS)) ## Build runc and the CNI plug-ins from their Go modules into bin/tools
+
+$(TOOLS)/runc: Makefile | setup
+	GOBIN=$(abspath $(TOOLS)) GOFLAGS= $(GO) install -tags seccomp github.com/opencontainers/runc@$(RUNC_VERSION)
+
+cni_path = github.com/containernetworking/plugins/plugins/$(if $(filter host-local,$(1)),ipam,$(if $(filter portmap bandwidth,$(1)),meta,main))/$(1)
+
+$(TOOLS)/cni/%: Makefile
+	CGO_ENABLED=0 GOBIN=$(abspath $(TOOLS)/cni) GOFLAGS= $(GO) install $(call cni_path,$*)@$(CNI_VERSION)
+
+bpf: ## Compile bpf/*.c again (needs clang and llvm)
+	cd pkg/exitbpf && $(GO) generate .
+
+bpf-check: ## Fail if the committed BPF objects are not what bpf/*.c compiles to
+	hack/bpf-check.sh
+
+run: build tools ## Serve in the foreground, with runc and CNI plug-ins from bin/tools
+	$(BIN)/embedcri run -runtime $(abspath $(TOOLS)/runc) -cni-bin-dirs $(abspath $(TOOLS)/cni) $(ARGS)
+
+demo: build tools ## A pod from pull to exit, with the daemon killed in between (cleans up after itself)
+	$(GO) run ./hack/demo
+
+test: setup tools build lint ## All tests, with all set-up
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/...
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... | hack/test-summary.sh
+
+test-unit: ## The tests that need no root
+	$(GO) test ./cmd/... ./internal/... ./pkg/...
+
+integration: tools build ## The tests that run a real daemon (RUN=regexp picks some)
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... $(if $(RUN),-run '$(RUN)')
+
+lint: ## gofmt, go vet, shell syntax
+	@out="$$(gofmt -l cmd internal pkg hack test)"; if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	@for f in hack/*.sh .ci/run; do bash -n $$f || exit 1; done
+
+check: build tools ## Say what this machine has and lacks
+	$(BIN)/embedcri check -runtime $(abspath $(TOOLS)/runc) -cni-bin-dirs $(abspath $(TOOLS)/cni)
+
+clean: ## Remove bin/
+	rm -rf $(BIN)
+
+.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration lint check clean

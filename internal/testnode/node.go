@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testnode
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	criclient "k8s.io/cri-client/pkg"
+
+	"github.com/embedcri/embedcri/internal/testenv"
+)
+
+// Options change what a node is like.
+type Options struct {
+	Config     string   // TOML that is appended to the node's own; it must not repeat a table
+	Env        []string // added to the daemon's environment
+	NoNetwork  bool     // CNI directory without plug-ins, no default network: only host-network pods
+	Verbosity  int      // of the daemon's log
+	KeepFailed bool     // leave everything for inspection if the test fails
+}
+
+// Node is a machine with embedcri as its runtime, as far as one daemon is concerned.
+type Node struct {
+	T       testing.TB
+	Name    string // unique on this machine
+	Dir     string // of everything on disk
+	State   string
+	Socket  string
+	BPF     string
+	Parent  string // cgroup parent
+	Bridge  string
+	Subnet  string // IPv4
+	CNIConf string
+	LogFile string
+
+	Runtime internalapi.RuntimeService
+	Images  internalapi.ImageManagerService
+
+	o      Options
+	config string
+	daemon *exec.Cmd
+	exited chan struct{} // closed when the daemon's process has been reaped
+}
+
+var counter atomic.Int32
+
+// New prepares a node; Start runs its daemon. When the test ends, everything is removed and looked for.
+func New(t testing.TB, o Options) *Node {
+	t.Helper()
+	testenv.Require(t, testenv.Root, testenv.BPF, testenv.RunC)
+	if !o.NoNetwork {
+		testenv.Require(t, testenv.CNI)
+	}
+	// The pid keeps apart what runs side by side, the counter what runs within one process.
+	n := int(counter.Add(1))
+	name := fmt.Sprintf("ect%d-%d", os.Getpid(), n)
+	slot := (os.Getpid()*7 + n) % 200 // of subnets: 10.200.x.0/24
+	node := &Node{
+		T: t, Name: name, o: o,
+		Dir:    filepath.Join("/var/tmp", "embedcri-"+name),
+		State:  filepath.Join("/run", "embedcri-"+name),
+		BPF:    filepath.Join("/sys/fs/bpf", "embedcri-"+name),
+		Parent: "/embedcri-" + name,
+		Bridge: fmt.Sprintf("ec%dx%d", os.Getpid(), n),
+		Subnet: fmt.Sprintf("10.200.%d.0/24", slot),
+	}
+	node.Socket = filepath.Join(node.State, "cri.sock")
+	node.CNIConf = filepath.Join(node.Dir, "cni-conf")
+	node.LogFile = filepath.Join(node.Dir, "daemon.log")
+	for _, d := range []string{node.Dir, node.CNIConf, node.State} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node.config = filepath.Join(node.Dir, "config.toml")
+	if err := os.WriteFile(node.config, []byte(node.toml(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		node.remove()
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", forward, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return node
+}
+
+// Start prepares a node and runs its daemon.
+func Start(t testing.TB, o Options) *Node {
+	t.Helper()
+	n := New(t, o)
+	n.Start()
+	return n
+}
+
+func (n *Node) toml(t testing.TB) string {
+	bins, network := "/nonexistent", "false"
+	if !n.o.NoNetwork {
+		bins, network = testenv.CNIBin(t), "true"
+	}
+	return fmt.Sprintf(`socket = %q
+root = %q
+state = %q
+bpf = %q
+[runtime.handlers.runc]
+path = %q
+[cgroup]
+driver = "cgroupfs"
+parent = %q
+[network]
+conf_dir = %q
+bin_dirs = [%q]
+[network.default_network]
+enabled = %s
+bridge = %q
+subnets = [%q, "fd00:%x::/64"]
+%s
+`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), n.Parent, n.CNIConf, bins, network, n.Bridge, n.Subnet,
+		os.Getpid()&0xffff, n.o.Config)
+}
+
+// Start runs the daemon and waits until it serves.
+func (n *Node) Start() {
+	n.T.Helper()
+	log, err := os.OpenFile(n.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(testenv.Tool(n.T, "embedcri"), "run", "-config", n.config, fmt.Sprintf("-v=%d", n.o.Verbosity))
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), n.o.Env...)
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		n.T.Fatal(err)
+	}
+	n.daemon, n.exited = cmd, make(chan struct{})
+	go func(exited chan struct{}) {
+		_ = cmd.Wait()
+		close(exited)
+	}(n.exited)
+	n.dial()
+}
+
+// dial waits for the daemon to serve.
+func (n *Node) dial() {
+	n.T.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		if c, err := net.Dial("unix", n.Socket); err == nil {
+			c.Close()
+			break
+		}
+		select {
+		case <-n.exited:
+			n.T.Fatalf("the daemon has ended:\n%s", n.Log())
+		default:
+		}
+		if time.Now().After(deadline) {
+			n.T.Fatalf("the daemon does not serve:\n%s", n.Log())
+		}
+		time.Sleep(2 * time.Millisecond) // poll to the deadline
+	}
+	ctx := context.Background()
+	var err error
+	if n.Runtime == nil {
+		n.Runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(4 * time.Minute).Build(ctx)
+		if err != nil {
+			n.T.Fatal(err)
+		}
+		n.Images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(4 * time.Minute).Build(ctx)
+		if err != nil {
+			n.T.Fatal(err)
+		}
+	}
+	// A client of the previous daemon reconnects with a back-off; wait until it has.
+	for {
+		if _, err = n.Runtime.Version(ctx, ""); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.T.Fatalf("the client does not reconnect: %v\n%s", err, n.Log())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Kill ends the daemon with SIGKILL; what it holds lives on.
+func (n *Node) Kill() { n.T.Helper(); n.end(unix.SIGKILL) }
+
+// Term ends the daemon with SIGTERM.
+func (n *Node) Term() { n.T.Helper(); n.end(unix.SIGTERM) }
+
+func (n *Node) end(sig unix.Signal) {
+	n.T.Helper()
+	if n.daemon == nil {
+		return
+	}
+	if err := n.daemon.Process.Signal(sig); err != nil && err != os.ErrProcessDone {
+		n.T.Error(err)
+	}
+	select {
+	case <-n.exited:
+	case <-time.After(30 * time.Second):
+		n.T.Errorf("the daemon does not end on %v:\n%s", sig, n.Log())
+		_ = n.daemon.Process.Kill()
+		<-n.exited
+	}
+	n.daemon = nil
+}
+
+// Pid returns the daemon's pid.
+func (n *Node) Pid() int { return n.daemon.Process.Pid }
+
+// Log returns what the daemons of this node have logged.
+func (n *Node) Log() string {
+	b, _ := os.ReadFile(n.LogFile)
+	if len(b) > 20000 {
+		b = b[len(b)-20000:]
+	}
+	return string(b)
+}
+
+// Command returns a command of the embedcri program for this node.
+func (n *Node) Command(name string, args ...string) *exec.Cmd {
+	return exec.Command(testenv.Tool(n.T, "embedcri"), append([]string{name, "-config", n.config}, args...)...)
+}
+
+// remove takes everything down and looks for what is left.
+func (n *Node) remove() {
+	t := n.T
+	if t.Failed() {
+		t.Logf("log of the daemon of %s:\n%s", n.Name, n.Log())
+		if n.o.KeepFailed {
+			return
+		}
+	}
+	if n.daemon == nil {
+		n.Start()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	pods, err := n.Runtime.ListPodSandbox(ctx, nil)
+	if err != nil {
+		t.Errorf("list pods to remove: %v", err)
+	}
+	for _, p := range pods {
+		n.removePod(ctx, p)
+	}
+	n.Term()
+	if out, err := n.Command("cleanup").CombinedOutput(); err != nil {
+		t.Errorf("cleanup: %v\n%s", err, out)
+	}
+	for _, left := range n.leftovers() {
+		t.Errorf("left behind: %s", left)
+	}
+	for _, dir := range []string{n.State, n.Dir} {
+		if err := removeTree(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if n.Runtime != nil {
+		_ = n.Runtime.Close(ctx)
+		_ = n.Images.Close(ctx)
+	}
+}
+
+func (n *Node) removePod(ctx context.Context, p *runtimeapi.PodSandbox) {
+	if err := n.Runtime.StopPodSandbox(ctx, p.Id); err != nil {
+		n.T.Errorf("stop pod %s: %v", p.Id, err)
+	}
+	if err := n.Runtime.RemovePodSandbox(ctx, p.Id); err != nil {
+		n.T.Errorf("remove pod %s: %v", p.Id, err)
+	}
+}
+
+// removeTree removes dir unless something is still mounted below it.
+func removeTree(dir string) error {
+	if m := mountsBelow(dir); len(m) > 0 {
+		return fmt.Errorf("not removed, as it has mounts: %s", strings.Join(m, " "))
+	}
+	return os.RemoveAll(dir)
+}
