@@ -5,13 +5,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 GO ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+VERSION ?= 0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 RUNC_VERSION := v1.5.2
 CNI_VERSION := v1.9.1
 BIN := bin
 TOOLS := $(BIN)/tools
 CNI_PLUGINS := bridge host-local portmap loopback bandwidth
-LDFLAGS := -s -w -X main.Version=$(patsubst v%,%,$(VERSION))
+LDFLAGS := -s -w -X main.Version=$(VERSION)
 
 # What tests must not skip on a machine that is set up.
 REQUIRE := root,bpf,runc,cni

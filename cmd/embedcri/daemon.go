@@ -143,9 +143,14 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	if err != nil {
 		return err
 	}
+	waitMetrics, err := serveMetrics(ctx, c.Metrics.Address, &metrics{tracer, hub, images, pods, server})
+	if err != nil {
+		return errors.Join(err, server.Close())
+	}
+	defer waitMetrics()
 	listener, err := listen(c.Socket)
 	if err != nil {
-		return err
+		return errors.Join(err, server.Close())
 	}
 	klog.Background().Info("serving", "socket", c.Socket, "version", Version, "tracer", tracer.Mode().String(),
 		"pods", len(pods.Pods()), "containers", len(pods.Containers()), "took", time.Since(started).Round(time.Millisecond))

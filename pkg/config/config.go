@@ -26,6 +26,7 @@ type Config struct {
 	Streaming Streaming `toml:"streaming"`
 	Exec      Exec      `toml:"exec"`
 	Pod       Pod       `toml:"pod"`
+	Metrics   Metrics   `toml:"metrics"`
 }
 
 // Runtime configures the OCI runtimes.
@@ -105,6 +106,11 @@ type Pod struct {
 	UnprivilegedPorts bool  `toml:"unprivileged_ports" comment:"Let pods bind ports below 1024 without a capability."`
 	UnprivilegedICMP  bool  `toml:"unprivileged_icmp" comment:"Let pods ping without a capability."`
 	ShmSize           int64 `toml:"shm_size" comment:"Size of /dev/shm of a pod in bytes."`
+}
+
+// Metrics configures the Prometheus endpoint.
+type Metrics struct {
+	Address string `toml:"address" comment:"Where to serve /metrics: host:port, or unix:path; empty: nowhere."`
 }
 
 // Duration is a time.Duration that is written as in Go: 10s, 2m30s.
