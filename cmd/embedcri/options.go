@@ -63,7 +63,7 @@ func runtimes(c *config.Config, systemd bool, node spec.Node) (map[string]task.R
 		}
 		handlers[name] = sandbox.Handler{
 			Name: name, Spec: hs,
-			Features: sandbox.Features{RecursiveReadOnlyMounts: hs.RecursiveReadOnly},
+			Features: sandbox.Features{RecursiveReadOnlyMounts: hs.RecursiveReadOnly, UserNamespaces: hs.IDMapMounts},
 		}
 	}
 	return drivers, handlers, nil

@@ -27,6 +27,7 @@ type podManager interface {
 	Containers() []container
 	Conditions() sandbox.Conditions
 	Handlers() []sandbox.Handler
+	UpdatePodCIDR(ctx context.Context, cidr string) error
 }
 
 type pod interface {

@@ -70,8 +70,9 @@ func (f *fakePods) Containers() (out []container) {
 	return out
 }
 
-func (f *fakePods) Conditions() sandbox.Conditions { return f.cond }
-func (f *fakePods) Handlers() []sandbox.Handler    { return f.handlers }
+func (f *fakePods) Conditions() sandbox.Conditions              { return f.cond }
+func (f *fakePods) Handlers() []sandbox.Handler                 { return f.handlers }
+func (f *fakePods) UpdatePodCIDR(context.Context, string) error { return nil }
 
 type fakePod struct {
 	id         string

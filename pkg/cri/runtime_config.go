@@ -16,8 +16,8 @@ func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	}, nil
 }
 
-// UpdateRuntimeConfig takes the node's pod CIDR and has no use for it: pod addresses are the CNI configuration's affair. The
-// kubelet calls it on each change of the CIDR and reports an error as a failing node, so the answer is success.
-func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
-	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+// UpdateRuntimeConfig takes the node's pod CIDRs, for a network whose configuration is a template of ours. The kubelet calls it on
+// each change, with an empty value at first, which is no news.
+func (s *Server) UpdateRuntimeConfig(ctx context.Context, r *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, s.pods.UpdatePodCIDR(ctx, r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
 }

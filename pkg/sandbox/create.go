@@ -110,7 +110,12 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	undo.Add("root file system", func() error {
 		return m.o.Images.RemoveRootfs(context.WithoutCancel(ctx), meta.ID, rootfs)
 	})
-	if err := m.o.Images.CreateRootfs(ctx, image.RootfsRequest{ContainerID: meta.ID, ImageID: img.ID, Target: rootfs}); err != nil {
+	mappings, err := p.mappings()
+	if err != nil {
+		return nil, err
+	}
+	req := image.RootfsRequest{ContainerID: meta.ID, ImageID: img.ID, Target: rootfs, UIDMap: mappings.UIDs, GIDMap: mappings.GIDs}
+	if err := m.o.Images.CreateRootfs(ctx, req); err != nil {
 		return nil, err
 	}
 	for i, mnt := range config.GetMounts() {
@@ -132,7 +137,7 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	meta.User = user
 	meta.Streams = ioattach.Options{
 		LogPath: logPath, TTY: config.GetTty(), Stdin: config.GetStdin(), StdinOnce: config.GetStdinOnce(),
-		UID: int(user.UID), GID: int(user.GID),
+		UID: hostID(mappings.UIDs, user.UID), GID: hostID(mappings.GIDs, user.GID),
 	}
 	if logPath != "" {
 		if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {

@@ -38,6 +38,8 @@ type Network interface {
 	Attach(ctx context.Context, a *network.Attachment) error
 	Detach(ctx context.Context, a *network.Attachment) error
 	Status() (ready bool, reason, message string)
+	GC(ctx context.Context, valid []*network.Attachment) error
+	UpdatePodCIDR(ctx context.Context, cidr string) error
 }
 
 // Options wire a Manager.
@@ -136,6 +138,11 @@ func (m *Manager) Conditions() Conditions {
 	}
 	c.NetworkReady, c.NetworkReason, c.NetworkMessage = m.o.Network.Status()
 	return c
+}
+
+// UpdatePodCIDR hands the node's pod CIDRs to the network.
+func (m *Manager) UpdatePodCIDR(ctx context.Context, cidr string) error {
+	return m.o.Network.UpdatePodCIDR(ctx, cidr)
 }
 
 // Handlers returns the runtime handlers, the default one first.

@@ -64,7 +64,7 @@ func (p *Pod) initSpec() (*specs.Spec, error) {
 	ns := p.state.Load().Namespaces
 	join := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}
 	for t, path := range map[specs.LinuxNamespaceType]string{
-		specs.NetworkNamespace: ns.Net, specs.IPCNamespace: ns.IPC, specs.UTSNamespace: ns.UTS,
+		specs.NetworkNamespace: ns.Net, specs.IPCNamespace: ns.IPC, specs.UTSNamespace: ns.UTS, specs.UserNamespace: ns.User,
 	} {
 		if path != "" {
 			join = append(join, specs.LinuxNamespace{Type: t, Path: path})

@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
 	"github.com/embedcri/embedcri/internal/namespace"
 	"github.com/embedcri/embedcri/pkg/network"
+	"github.com/embedcri/embedcri/pkg/spec"
 )
 
 // Run makes a pod and returns it when it is ready. Repeated with the same name, uid, attempt and configuration it returns the same
@@ -63,6 +65,14 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	p, err := m.newPod(meta)
 	if err != nil {
 		return nil, err
+	}
+	mappings, err := spec.UserNamespaceMappings(p.namespaceOptions().GetUsernsOptions())
+	if err != nil {
+		return nil, err
+	}
+	if mappings.UIDs != nil && !m.o.Handlers[meta.Handler].Features.UserNamespaces {
+		return nil, fmt.Errorf("linux.security_context.namespace_options.userns_options: the runtime of handler %q, or the kernel, cannot map ids: %w",
+			meta.Handler, errdefs.ErrFailedPrecondition)
 	}
 	if err := namespace.ValidateSysctls(p.Config().GetLinux().GetSysctls(), p.hostNetwork(), p.hostIPC()); err != nil {
 		return nil, fmt.Errorf("linux.sysctls: %w", err)
@@ -131,7 +141,14 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 
 func (p *Pod) makeNamespaces() error {
 	s := namespace.Spec{Net: !p.hostNetwork(), IPC: !p.hostIPC(), UTS: !p.hostNetwork(), Hostname: p.hostname()}
-	if !s.Net && !s.IPC && !s.UTS {
+	mappings, err := p.mappings()
+	if err != nil {
+		return err
+	}
+	if mappings.UIDs != nil {
+		s.UserNS = &namespace.UserNS{UID: idMaps(mappings.UIDs), GID: idMaps(mappings.GIDs)}
+	}
+	if !s.Net && !s.IPC && !s.UTS && s.UserNS == nil {
 		return nil
 	}
 	s.Sysctls = map[string]string{}
@@ -147,6 +164,29 @@ func (p *Pod) makeNamespaces() error {
 		return err
 	}
 	return p.note(func(s *podState) { s.Namespaces = paths })
+}
+
+// mappings are those of the pod's user namespace; empty with the node's.
+func (p *Pod) mappings() (spec.Mappings, error) {
+	return spec.UserNamespaceMappings(p.namespaceOptions().GetUsernsOptions())
+}
+
+func idMaps(in []specs.LinuxIDMapping) []namespace.IDMap {
+	var out []namespace.IDMap
+	for _, m := range in {
+		out = append(out, namespace.IDMap{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
+	}
+	return out
+}
+
+// hostID is what an id of a container is on the host.
+func hostID(maps []specs.LinuxIDMapping, id uint32) int {
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + (id - m.ContainerID))
+		}
+	}
+	return int(id)
 }
 
 // attach joins the pod to its networks. What CNI DEL will need is on record before ADD.

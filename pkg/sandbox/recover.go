@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/embedcri/embedcri/internal/ctxlock"
+	"github.com/embedcri/embedcri/pkg/network"
 	"github.com/embedcri/embedcri/pkg/task"
 )
 
@@ -26,7 +28,28 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.recoverContainers(ctx); err != nil {
 		return err
 	}
-	return m.settlePods(ctx)
+	m.settlePods(ctx)
+	m.collectNetworks(ctx)
+	return nil
+}
+
+// gcTimeout bounds the collection of networks, which the daemon's start waits for.
+const gcTimeout = 10 * time.Second
+
+// collectNetworks has CNI free what no pod holds any more, such as addresses of pods whose records were lost. It has to be done
+// before the first new pod, which it would not know of. What fails is tried again at the next start.
+func (m *Manager) collectNetworks(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
+	defer cancel()
+	var valid []*network.Attachment
+	for _, p := range m.Pods() {
+		if a := p.state.Load().Attachment; a != nil {
+			valid = append(valid, a)
+		}
+	}
+	if err := m.o.Network.GC(ctx, valid); err != nil {
+		m.log().Error(err, "collect garbage of the network")
+	}
 }
 
 func (m *Manager) recoverPods() error {
@@ -129,7 +152,7 @@ func (m *Manager) discard(ctx context.Context, id string) error {
 }
 
 // settlePods ends what cannot go on: pods that were half-made, and all pods of another boot, whose namespaces are gone.
-func (m *Manager) settlePods(ctx context.Context) error {
+func (m *Manager) settlePods(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, p := range m.Pods() {
 		s := p.state.Load()
@@ -150,5 +173,4 @@ func (m *Manager) settlePods(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	return nil
 }
