@@ -17,6 +17,7 @@ import (
 
 	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/internal/namespace"
+	"github.com/embedcri/embedcri/pkg/admin"
 	"github.com/embedcri/embedcri/pkg/config"
 	"github.com/embedcri/embedcri/pkg/cri"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
@@ -148,6 +149,11 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return errors.Join(err, server.Close())
 	}
 	defer waitMetrics()
+	waitAdmin, err := serveAdmin(ctx, c, admin.NewServer(pods, images))
+	if err != nil {
+		return errors.Join(err, server.Close())
+	}
+	defer waitAdmin()
 	listener, err := listen(c.Socket)
 	if err != nil {
 		return errors.Join(err, server.Close())

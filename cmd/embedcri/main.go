@@ -31,6 +31,8 @@ func commands() []command {
 	return []command{
 		{"run", "", "serve the CRI (the default)", runDaemon},
 		{"config", "default|show|check", "print or check the configuration", configCommand},
+		{"image", "ls|pull|rm|import|export", "images of the running daemon", imageCommand},
+		{"task", "pause|resume ID", "freeze a container of the running daemon, or thaw it", taskCommand},
 		{"check", "", "say what this machine has and lacks", checkCommand},
 		{"cleanup", "", "remove all that is kept in the kernel: exit tracer, keeper, pins (containers must be gone)", cleanupCommand},
 		{"version", "", "print the version", func(context.Context, *config.Config, []string) error {

@@ -25,7 +25,7 @@ var layers = [][]string{
 	{"pkg/exitbpf", "pkg/ioattach", "pkg/store", "pkg/config"},
 	{"pkg/task", "pkg/network", "pkg/image", "pkg/stats", "pkg/spec"},
 	{"pkg/sandbox"},
-	{"pkg/cri", "pkg/nri"},
+	{"pkg/cri", "pkg/admin", "pkg/nri"},
 	{"cmd/embedcri", "cmd/embedcri-pod-init", "cmd/embedcri-keeper"},
 }
 

@@ -197,6 +197,12 @@ func (c *Container) Update(ctx context.Context, r *runtimeapi.LinuxContainerReso
 	})
 }
 
+// Pause freezes the container's processes, for somebody who wants to look at them; Resume lets them run on.
+func (c *Container) Pause(ctx context.Context) error { return c.task.Pause(ctx) }
+
+// Resume takes back Pause.
+func (c *Container) Resume(ctx context.Context) error { return c.task.Resume(ctx) }
+
 // criSignal is the CRI's name of a signal; those it has no name for, it calls by the runtime's default. Of two names for one
 // signal (SIGCHLD, SIGCLD) it is the one that the kernel's headers prefer.
 func criSignal(sig unix.Signal) runtimeapi.Signal {
