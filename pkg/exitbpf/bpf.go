@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -32,6 +33,7 @@ type opener struct {
 	stale  []pinned // to be unpinned at the end
 	fresh  []pinned // pinned by us
 	coll   *ebpf.Collection
+	filter *filter
 	links  map[string]link.Link
 	lock   *os.File
 }
@@ -68,6 +70,7 @@ func (op *opener) open(pidns uint32) (records, error) {
 		op.findOtherLayouts,
 		func() error { return op.configure(pidns) },
 		op.load,
+		op.fillFilter,
 		op.attach,
 		op.pin,
 		func() error { return migrate(op.coll.Maps["watched"], op.srcs) },
@@ -228,6 +231,30 @@ func (op *opener) load() error {
 	return nil
 }
 
+// fillFilter lets the programs see all slots there are and will be after
+// migrate, before they run for the first time.
+func (op *opener) fillFilter() error {
+	op.filter = &filter{m: op.coll.Maps["filter"]}
+	from := op.srcs
+	if m := op.keep["watched"]; m != nil {
+		from = append(slices.Clone(from), source{m: m})
+	}
+	seen := map[proc]bool{}
+	for _, s := range from {
+		err := s.each(func(p proc, _ slot) error {
+			if seen[p] {
+				return nil
+			}
+			seen[p] = true
+			return op.filter.add(p)
+		})
+		if err != nil {
+			return fmt.Errorf("read records: %w", err)
+		}
+	}
+	return nil
+}
+
 func (op *opener) attach() error {
 	for name, prog := range programs() {
 		p := op.coll.Programs[prog]
@@ -289,7 +316,7 @@ func (op *opener) finish() *bpfRecords {
 		}
 	}
 	m := op.coll.Maps
-	return &bpfRecords{watched: m["watched"], recents: m["recent"], ooms: m["ooms"], stats: m["stats"], lock: op.lock}
+	return &bpfRecords{watched: m["watched"], recents: m["recent"], ooms: m["ooms"], stats: m["stats"], filter: op.filter, lock: op.lock}
 }
 
 // abort leaves what was there before.

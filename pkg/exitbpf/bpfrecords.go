@@ -14,11 +14,18 @@ import (
 // bpfRecords keeps records in the pinned maps.
 type bpfRecords struct {
 	watched, recents, ooms, stats *ebpf.Map
+	filter                        *filter
 	lock                          *os.File
 }
 
 func (b *bpfRecords) reserve(p proc, s slot) error {
+	if err := b.filter.add(p); err != nil {
+		return err
+	}
 	err := b.watched.Update(&p, &s, ebpf.UpdateNoExist)
+	if err != nil {
+		_ = b.filter.drop(p) // one bit too many is no harm
+	}
 	switch {
 	case errors.Is(err, ebpf.ErrKeyExist):
 		return errExists
@@ -41,7 +48,12 @@ func (b *bpfRecords) lookup(p proc) (slot, error) {
 
 func (b *bpfRecords) put(p proc, s slot) error { return b.watched.Update(&p, &s, ebpf.UpdateExist) }
 
-func (b *bpfRecords) remove(p proc) error { return ignoreAbsent(b.watched.Delete(&p)) }
+func (b *bpfRecords) remove(p proc) error {
+	if err := b.watched.Delete(&p); err != nil {
+		return ignoreAbsent(err)
+	}
+	return b.filter.drop(p)
+}
 
 func (b *bpfRecords) recent(p proc) (slot, bool) {
 	var s slot
@@ -73,7 +85,7 @@ func (b *bpfRecords) counters() (sum [statCount]uint64) {
 }
 
 func (b *bpfRecords) close() error {
-	return errors.Join(b.watched.Close(), b.recents.Close(), b.ooms.Close(), b.stats.Close(), b.lock.Close())
+	return errors.Join(b.watched.Close(), b.recents.Close(), b.ooms.Close(), b.stats.Close(), b.filter.m.Close(), b.lock.Close())
 }
 
 func ignoreAbsent(err error) error {

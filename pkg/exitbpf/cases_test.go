@@ -108,7 +108,10 @@ func TestLeaderLeavesFirst(t *testing.T) {
 				t.Error("taken for dead")
 			}
 			// Nor is it when somebody looks anew.
-			if o := tr.observe(w); o.dead {
+			w.mu.Lock()
+			o := tr.observeLocked(w)
+			w.mu.Unlock()
+			if o.dead {
 				t.Errorf("%+v", o)
 			}
 			p.say("")

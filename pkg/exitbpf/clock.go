@@ -30,11 +30,18 @@ func (c clock) bootNow() uint64 {
 // the event and now shift the result by as much: it is the moment as today's
 // clock tells it, which is what other timestamps are compared with.
 func (c clock) wall(boot uint64) time.Time {
-	before := time.Now()
-	now := c.bootNow()
-	// The middle of the two readings halves the error of being preempted in between.
-	ref := before.Add(time.Since(before) / 2)
-	return time.Unix(0, ref.UnixNano()).Add(time.Duration(int64(boot) - int64(now)))
+	// The two clocks cannot be read at once. If this thread loses its CPU in
+	// between they are milliseconds apart, so the closest of several pairs counts.
+	var real time.Time
+	var now uint64
+	for try, best := 0, time.Duration(1<<62); try < 8 && best > 5*time.Microsecond; try++ {
+		before := time.Now()
+		b := c.bootNow()
+		if apart := time.Since(before); apart < best {
+			best, now, real = apart, b, before.Add(apart/2)
+		}
+	}
+	return time.Unix(0, real.UnixNano()).Add(time.Duration(int64(boot) - int64(now)))
 }
 
 // ticks converts a start time as /proc shows it to this process into the

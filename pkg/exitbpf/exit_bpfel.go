@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	exitMapFilter      = "filter"
 	exitMapOoms        = "ooms"
 	exitMapRecent      = "recent"
 	exitMapStats       = "stats"
@@ -82,6 +83,7 @@ type exitProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type exitMapSpecs struct {
+	Filter  *ebpf.MapSpec `ebpf:"filter"`
 	Ooms    *ebpf.MapSpec `ebpf:"ooms"`
 	Recent  *ebpf.MapSpec `ebpf:"recent"`
 	Stats   *ebpf.MapSpec `ebpf:"stats"`
@@ -118,6 +120,7 @@ func (o *exitObjects) Close() error {
 //
 // It can be passed to loadExitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type exitMaps struct {
+	Filter  *ebpf.Map `ebpf:"filter"`
 	Ooms    *ebpf.Map `ebpf:"ooms"`
 	Recent  *ebpf.Map `ebpf:"recent"`
 	Stats   *ebpf.Map `ebpf:"stats"`
@@ -126,6 +129,7 @@ type exitMaps struct {
 
 func (m *exitMaps) Close() error {
 	return _ExitClose(
+		m.Filter,
 		m.Ooms,
 		m.Recent,
 		m.Stats,

@@ -98,7 +98,9 @@ func (s *slot) exit(p proc, c clock) (Exit, error) {
 		return Exit{}, fmt.Errorf("slot %016x in state %d has no exit: %w", s.Key, s.State, ErrLost)
 	}
 	st := unix.WaitStatus(uint32(s.Code))
-	if s.Code < 0 || s.Code > 0xffff || !st.Exited() && !st.Signaled() {
+	// An exit has a code and nothing in the low byte, a signal nothing in the high
+	// one; 0x7f there is a stop.
+	if s.Code < 0 || s.Code > 0xffff || st.Exited() && st&0xff != 0 || !st.Exited() && (!st.Signaled() || st>>8 != 0) {
 		return Exit{}, fmt.Errorf("slot %016x holds %#x, which is no exit status: %w", s.Key, uint32(s.Code), ErrLost)
 	}
 	e := Exit{

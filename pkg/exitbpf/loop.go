@@ -47,8 +47,9 @@ const (
 	retryMin   = time.Millisecond
 	retryMax   = time.Second
 	retryLimit = 40 // half a minute: 10 steps up, then each second
-	aliveDelay = 5 * time.Millisecond
 )
+
+func backoff(tries int) time.Duration { return min(retryMin<<min(tries, 16), retryMax) }
 
 // wake handles a pidfd that turned readable.
 func (t *Tracer) wake(w *Watch) {
@@ -61,13 +62,14 @@ func (t *Tracer) wake(w *Watch) {
 		t.collectLocked(w, slot{})
 		return
 	}
-	o := t.observe(w)
+	o := t.observeLocked(w)
 	if !o.dead {
 		// Before 6.15 a pidfd could wake up for a non-leader execve or a leader
 		// that left first (0fb482728ba1); or it is dead in a way nobody can tell
 		// yet. Ask again soon.
 		t.count.early.Add(1)
-		t.againLocked(w, aliveDelay)
+		w.tries++
+		t.againLocked(w, backoff(w.tries))
 		return
 	}
 	t.settleLocked(w, o)
@@ -100,6 +102,7 @@ func (t *Tracer) settleLocked(w *Watch, o observation) {
 	} else {
 		t.count.sources[e.Source].Add(1)
 	}
+	w.tries = 0
 	if w.fd >= 0 {
 		t.collectLocked(w, o.slot)
 	}
@@ -137,7 +140,7 @@ func (t *Tracer) collectLocked(w *Watch, s slot) {
 		t.dropLocked(w) // not ours, and its parent does not care
 		return
 	}
-	t.againLocked(w, min(retryMin<<min(w.tries, 16), retryMax))
+	t.againLocked(w, backoff(w.tries))
 }
 
 // compare counts what two sources say about one exit. The first is believed.

@@ -16,10 +16,10 @@ type observation struct {
 	slot slot // exited: how; anything else: nothing knows
 }
 
-// observe asks all sources, the most trusted first, and stops at the first that
+// observeLocked asks all sources, the most trusted first, and stops at the first that
 // knows. A status from another source than BPF goes into the slot at once, before
 // anyone reaps the process: reaping destroys the other copy.
-func (t *Tracer) observe(w *Watch) observation {
+func (t *Tracer) observeLocked(w *Watch) observation {
 	if s, ok := t.recorded(w); ok {
 		return observation{dead: true, slot: s}
 	}

@@ -197,7 +197,7 @@ func (t *Tracer) resumeLocked(w *Watch, p proc) error {
 	}
 	// It is gone, and if its number is in use again that is not it.
 	t.dropLocked(w)
-	o := t.observe(w)
+	o := t.observeLocked(w)
 	o.dead = true
 	t.settleLocked(w, o)
 	return nil

@@ -219,6 +219,19 @@ func TestRestart(t *testing.T) {
 	eventually(t, "zombie", func() bool { s, err := readStat(pid); return err == nil && s.dead(pid) })
 	died := time.Now()
 
+	recs, err := Records(dir) // between the two, and from outside
+	if err != nil || len(recs) != 2 {
+		t.Errorf("records %+v, %v", recs, err)
+	}
+	for _, r := range recs {
+		if r.Err != nil || (r.Key == k) != (r.Exit != nil) || time.Since(r.Reserved) > time.Minute || r.Pid != pid && r.Pid != pid2 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if _, err := Records(t.TempDir()); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+
 	second := open(t, Options{Dir: dir, Require: true})
 	if n := len(second.Keys()); n != 2 {
 		t.Fatalf("%d keys", n)

@@ -29,7 +29,7 @@ type Watch struct {
 	err   error
 	over  bool  // done is closed
 	bad   error // Watch failed; for whoever asked for the same key meanwhile
-	tries int   // to collect the corpse
+	tries int   // to make sense of a wake-up, then to collect the corpse
 }
 
 // NewWatch returns a watch that is not backed by a process, for fakes of Tracer
