@@ -224,3 +224,21 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
+
+// Subs returns the sub-cgroups whose names begin with prefix. A cgroup that does not exist has none.
+func (c *Cgroup) Subs(prefix string) ([]*Cgroup, error) {
+	entries, err := os.ReadDir(c.procDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list cgroup %s: %w", c.path, err)
+	}
+	var subs []*Cgroup
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			subs = append(subs, &Cgroup{path: filepath.Join(c.path, e.Name()), unified: c.unified})
+		}
+	}
+	return subs, nil
+}

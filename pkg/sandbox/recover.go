@@ -28,9 +28,24 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.recoverContainers(ctx); err != nil {
 		return err
 	}
+	m.endLeftovers()
 	m.settlePods(ctx)
 	m.collectNetworks(ctx)
 	return nil
+}
+
+// endLeftovers hands all tasks to the task manager, which ends what is nobody's.
+func (m *Manager) endLeftovers() {
+	var tasks []*task.Task
+	for _, c := range m.Containers() {
+		tasks = append(tasks, c.task)
+	}
+	for _, p := range m.Pods() {
+		if p.init != nil {
+			tasks = append(tasks, p.init)
+		}
+	}
+	m.tasks.EndLeftovers(tasks)
 }
 
 // gcTimeout bounds the collection of networks, which the daemon's start waits for.

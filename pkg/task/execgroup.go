@@ -11,12 +11,14 @@ type execGroup struct {
 	arg string
 }
 
+const execGroupPrefix = "exec-"
+
 // newExecGroup makes the sub-cgroup; nil where that is not possible (the container has taken its cgroup into its own hands).
 func (t *Task) newExecGroup(id string) *execGroup {
 	if t.cgroup == nil {
 		return nil
 	}
-	name := "exec-" + id
+	name := execGroupPrefix + id
 	sub, arg, err := t.cgroup.Sub(name)
 	if err != nil {
 		t.log().V(2).Info("no sub-cgroup for exec", "container", t.id, "err", err)
