@@ -4,8 +4,13 @@ package cri
 
 import (
 	"context"
+	"errors"
 
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/embedcri/embedcri/pkg/image"
 )
@@ -22,7 +27,23 @@ func (s *Server) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) 
 		Handler: r.GetImage().GetRuntimeHandler(),
 	})
 	if err != nil {
-		return nil, err
+		return nil, pullError(err)
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: i.ID}, nil
+}
+
+// pullError puts the words before an error that the kubelet looks for to tell its users more (cri-api, pkg/errors: the reasons
+// RegistryUnavailable and SignatureValidationFailed). It finds them only at the beginning, and its client strips the code from
+// the text only if that is Unknown (cri-client, remote_image.go, PullImage).
+func pullError(err error) error {
+	var pe *image.PullError
+	switch {
+	case !errors.As(err, &pe):
+		return err
+	case pe.Denied:
+		return status.Errorf(codes.Unknown, "%v: %v", crierrors.ErrSignatureValidationFailed, err)
+	case errdefs.IsUnavailable(err):
+		return status.Errorf(codes.Unknown, "%v: %v", crierrors.ErrRegistryUnavailable, err)
+	}
+	return err
 }

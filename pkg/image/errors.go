@@ -30,10 +30,8 @@ type PullError struct {
 	err error
 }
 
-// Error names reference, registry and cause.
-func (e *PullError) Error() string {
-	return fmt.Sprintf("pull %s from %s: %v", e.Reference, e.Registry, e.err)
-}
+// Error names the reference, with its registry, and what each server that was asked had to say.
+func (e *PullError) Error() string { return fmt.Sprintf("pull %s: %v", e.Reference, e.err) }
 
 // Unwrap returns the cause, which has the error's class.
 func (e *PullError) Unwrap() error { return e.err }
@@ -60,7 +58,7 @@ func (f *failures) error() error {
 	}
 	parts := make([]string, len(f.errs))
 	for i, err := range f.errs {
-		parts[i] = f.hosts[i] + ": " + err.Error()
+		parts[i] = "from " + f.hosts[i] + ": " + err.Error()
 	}
 	return classified{text: strings.Join(parts, "; "), class: classOf(f.errs[len(f.errs)-1])}
 }

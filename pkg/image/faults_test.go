@@ -285,7 +285,10 @@ func (a *authority) write(file, kind string, der []byte) {
 	}
 }
 
-// Pool trusts the authority.
+// Config is for clients that trust the authority.
+func (a *authority) Config() *tls.Config { return &tls.Config{RootCAs: a.Pool()} }
+
+// Pool has the authority in it.
 func (a *authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)

@@ -51,7 +51,7 @@ func (s *Store) fetchHandler(sources []*source, state *pullState) images.Handler
 // thrown away and the same source is asked once more for everything.
 func (s *Store) fetch(ctx context.Context, desc ocispec.Descriptor, sources []*source, layer *layerState) error {
 	var failed failures
-	for _, src := range sources {
+	for _, src := range inOrder(sources) {
 		for {
 			resumed, err := s.fetchFrom(ctx, desc, src, layer)
 			if err == nil || errdefs.IsAlreadyExists(err) {
@@ -71,6 +71,7 @@ func (s *Store) fetch(ctx context.Context, desc ocispec.Descriptor, sources []*s
 					continue
 				}
 			}
+			src.failed(err)
 			failed.add(src.host, err)
 			break
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
 
@@ -329,6 +330,45 @@ func (c compressed) Digest() (v1.Hash, error) {
 func (c compressed) Size() (int64, error) { return int64(len(c.blob)), nil }
 
 func (c compressed) MediaType() (types.MediaType, error) { return types.OCILayerZStd, nil }
+
+// TestManyFiles unpacks an image of many tiny files, on a tmpfs. EMBEDCRI_FILES sets how many; a million
+// take a minute.
+func TestManyFiles(t *testing.T) {
+	testenv.Require(t, "root")
+	n := 20_000
+	if v := os.Getenv("EMBEDCRI_FILES"); v != "" {
+		var err error
+		if n, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var entries []testregistry.Entry
+	for i := range n {
+		if i%1000 == 0 {
+			entries = append(entries, testregistry.Dir(fmt.Sprintf("d%d", i/1000), 0o755))
+		}
+		entries = append(entries, testregistry.File(fmt.Sprintf("d%d/f%d", i/1000, i), 0o644, []byte("x")))
+	}
+	layer, err := testregistry.Layer(entries...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := testregistry.Build("", nil, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, _ := testregistry.Start(t, testregistry.Options{}).Push(t, "files:1", img)
+	dir, err := os.MkdirTemp("/dev/shm", "embedcri-files-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := open(t, Options{Root: filepath.Join(dir, "images")})
+	pull(t, s, ref)
+	if u, err := s.Usage(t.Context()); err != nil || u.Images.Inodes < uint64(n) {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+}
 
 // TestLyingManifests pulls images whose documents do not agree with what they describe.
 func TestLyingManifests(t *testing.T) {

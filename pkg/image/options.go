@@ -39,7 +39,8 @@ type Options struct {
 	// MaxImageSize bounds the bytes that the layers of one image may unpack to; a pull of more fails and
 	// leaves nothing behind. Default 64 GiB; negative: no bound.
 	MaxImageSize int64
-	// MaxImageFiles bounds the files of one image likewise. Default 10 million; negative: no bound.
+	// MaxImageFiles bounds the files of one image likewise. Unpacking a layer takes some 200 bytes of
+	// memory for each of its files. Default 2 million; negative: no bound.
 	MaxImageFiles int64
 	// Pinned are images that the kubelet must not collect: references as in [Image.RepoTags], where a *
 	// at the end or at both ends matches anything.
@@ -69,7 +70,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxDownloads, 6)
 	setDefault(&o.ProgressTimeout, 5*time.Minute)
 	setDefault(&o.MaxImageSize, 64<<30)
-	setDefault(&o.MaxImageFiles, 10_000_000)
+	setDefault(&o.MaxImageFiles, 2_000_000)
 	setDefault(&o.VerifierTimeout, 10*time.Second)
 	setDefault(&o.ResumeFor, time.Hour)
 }

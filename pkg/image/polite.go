@@ -20,15 +20,6 @@ const (
 // the request sent again. containerd's resolver would repeat a 429 five times without a pause.
 type politeTransport struct{ next http.RoundTripper }
 
-// politeClient is the UpdateClient of containerd's host configuration, which may call it twice for the
-// same client.
-func (s *Store) politeClient(client *http.Client) error {
-	if _, ok := client.Transport.(*politeTransport); !ok {
-		client.Transport = &politeTransport{next: client.Transport}
-	}
-	return nil
-}
-
 // RoundTrip implements http.RoundTripper. Only requests without a body come here twice: a pull has
 // no others but those for a token, which are sent once.
 func (t *politeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -53,7 +44,7 @@ func (t *politeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// CloseIdleConnections lets http.Client reach the real transport.
+// CloseIdleConnections ends the real transport's connections that nobody uses.
 func (t *politeTransport) CloseIdleConnections() {
 	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

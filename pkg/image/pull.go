@@ -126,15 +126,11 @@ func (s *Store) pullOnce(ctx context.Context, key pullKey, named reference.Named
 }
 
 func (s *Store) pullLeased(ctx context.Context, named reference.Named, auth credentials, state *pullState) (*Image, error) {
-	sources, err := s.sources(ctx, named, auth)
+	sources, done, err := s.sources(ctx, named, auth)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, src := range sources {
-			src.close()
-		}
-	}()
+	defer done()
 	target, err := resolve(ctx, named, sources)
 	if err != nil {
 		return nil, err
@@ -254,6 +250,9 @@ func (s *Store) publish(ctx context.Context, target ocispec.Descriptor, names []
 		return nil, fmt.Errorf("record image: %w", err)
 	}
 	if _, err := s.reload(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.measure(ctx); err != nil {
 		return nil, err
 	}
 	s.syncSoon()

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +123,7 @@ func TestPullFaults(t *testing.T) {
 		"truncates":   {truncates, errdefs.ErrUnavailable, "EOF"},
 		"corrupts":    {corrupts, errdefs.ErrDataLoss, "digest"},
 		"lengthens":   {lengthens, errdefs.ErrDataLoss, "size"},
-		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for 400ms"},
+		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for 1s"},
 		"rate limit":  {limitsRate("0"), nil, ""},
 		"rate refuse": {refusesRate, errdefs.ErrResourceExhausted, "429"},
 		"redirects":   {redirects(t), nil, ""},
@@ -130,8 +131,12 @@ func TestPullFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			var options Options
+			if name == "stalls" {
+				options.ProgressTimeout = time.Second
+			}
 			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.fault})
-			s := open(t, Options{ProgressTimeout: 400 * time.Millisecond})
+			s := open(t, options)
 			ref := reg.Ref(t, "busybox:2")
 			img, err := s.Pull(t.Context(), PullRequest{Ref: ref})
 			switch {
@@ -146,7 +151,8 @@ func TestPullFaults(t *testing.T) {
 			}
 
 			good, certDirs, mirror := mirrored(t, tc.fault, "busybox:2")
-			s = open(t, Options{CertDirs: certDirs, ProgressTimeout: 400 * time.Millisecond})
+			options.CertDirs = certDirs
+			s = open(t, options)
 			img, err = s.Pull(t.Context(), PullRequest{Ref: good.Addr + "/busybox:2"})
 			if err != nil {
 				t.Fatalf("pull with a mirror that %s: %v", name, err)
@@ -159,6 +165,26 @@ func TestPullFaults(t *testing.T) {
 				t.Error("the mirror was not used")
 			}
 		})
+	}
+}
+
+// TestPullMirrorAskedOnce checks that a mirror which hangs costs one wait and not one for each layer.
+func TestPullMirrorAskedOnce(t *testing.T) {
+	reg, certDirs, mirror := mirrored(t, stalls)
+	img, err := testregistry.Random(11, 8, 128<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror.Push(t, "app:1", img)
+	ref, _ := reg.Push(t, "app:1", img)
+	s := open(t, Options{CertDirs: certDirs, MaxDownloads: 1, ProgressTimeout: time.Second})
+	start := time.Now()
+	pull(t, s, ref)
+	if took := time.Since(start); took > 7*time.Second {
+		t.Errorf("the pull took %v", took)
+	}
+	if n := mirror.Count("GET /v2/app/blobs/"); n > 2 {
+		t.Errorf("the mirror was asked for %d blobs", n)
 	}
 }
 
@@ -460,4 +486,49 @@ func TestPullPolicy(t *testing.T) {
 	if reg.Count("GET /v2/busybox/blobs/") != 0 {
 		t.Error("layers were downloaded all the same")
 	}
+}
+
+// TestPullLeavesNothingRunning counts goroutines and files before and after pulls that end in each way.
+func TestPullLeavesNothingRunning(t *testing.T) {
+	good := testregistry.Start(t, testregistry.Options{})
+	bad := testregistry.Start(t, testregistry.Options{Wrap: stalls})
+	s := open(t, Options{ProgressTimeout: 500 * time.Millisecond})
+	img, err := testregistry.Random(3, 2, 64<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	goodRef := good.Ref(t, "busybox:2")
+	badRef, _ := bad.Push(t, "random:1", img)
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: badRef}); err == nil { // warms up what stays
+		t.Fatal("pull from a registry that stalls succeeded")
+	}
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for range 3 {
+		pull(t, s, goodRef)
+		if _, err := s.Pull(t.Context(), PullRequest{Ref: badRef}); err == nil {
+			t.Fatal("pull from a registry that stalls succeeded")
+		}
+		if err := s.Remove(t.Context(), goodRef); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Collect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for runtime.NumGoroutine() > goroutines+2 || openFiles(t) > files+2 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines and %d files, were %d and %d", runtime.NumGoroutine(), openFiles(t), goroutines, files)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }

@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -25,28 +28,44 @@ type source struct {
 	resolver remotes.Resolver
 	fetcher  remotes.Fetcher
 	resolves bool // may say what a tag points to
-	client   *http.Client
+	// down is set when the server did not answer, or stopped to: the rest of the pull asks it last.
+	down atomic.Bool
 }
+
+// mirrorPatience is how long a mirror has to say what a name points to. containerd's resolver tries five
+// times for half a minute each where packets get lost; there is the registry itself to ask.
+const mirrorPatience = 20 * time.Second
 
 // sources reads the configuration of the registry that named is in, and returns the servers in the
 // order in which to ask them. Each has a resolver of its own, so that a pull can move on to the next
 // not only where a server answers with an error but also where it stalls or sends wrong bytes.
 //
 // The configuration is read anew at every pull: an edit of hosts.toml needs no restart.
-func (s *Store) sources(ctx context.Context, named reference.Named, auth credentials) ([]*source, error) {
+//
+// The caller calls done when it has read everything.
+func (s *Store) sources(ctx context.Context, named reference.Named, auth credentials) (_ []*source, done func(), err error) {
 	registry := registryOf(named)
 	dir, err := hostDir(s.options.CertDirs, registry)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var allowed []string // filled below, read when a server asks for a login
+	var transports []*politeTransport
 	hosts, err := config.ConfigureHosts(ctx, config.HostOptions{
-		HostDir:      func(string) (string, error) { return dir, nil },
-		Credentials:  func(host string) (string, string, error) { return auth.login(allowed)(host) },
-		UpdateClient: s.politeClient,
+		HostDir:     func(string) (string, error) { return dir, nil },
+		Credentials: func(host string) (string, string, error) { return auth.login(allowed)(host) },
+		UpdateClient: func(client *http.Client) error {
+			// Called twice for some clients.
+			if _, ok := client.Transport.(*politeTransport); !ok {
+				t := &politeTransport{next: client.Transport}
+				client.Transport = t
+				transports = append(transports, t)
+			}
+			return nil
+		},
 	})(registry)
 	if err != nil {
-		return nil, fmt.Errorf("configuration in %s: %w: %w", dir, err, errdefs.ErrFailedPrecondition)
+		return nil, nil, fmt.Errorf("configuration in %s: %w: %w", dir, err, errdefs.ErrFailedPrecondition)
 	}
 	var sources []*source
 	for i := range hosts {
@@ -59,25 +78,27 @@ func (s *Store) sources(ctx context.Context, named reference.Named, auth credent
 			host.Authorizer = tokenAuthorizer{host: host.Host, token: auth.bearer}
 		}
 		resolver := docker.NewResolver(docker.ResolverOptions{
-			Hosts: func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil },
+			Headers: http.Header{"User-Agent": {"embedcri"}},
+			Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil },
 		})
 		fetcher, err := resolver.Fetcher(ctx, named.String())
 		if err != nil {
-			return nil, fmt.Errorf("server %s: %w", host.Host, err)
+			return nil, nil, fmt.Errorf("server %s: %w", host.Host, err)
 		}
 		sources = append(sources, &source{
-			host: host.Host, resolver: resolver, fetcher: fetcher, client: host.Client,
+			host: host.Host, resolver: resolver, fetcher: fetcher,
 			resolves: host.Capabilities.Has(docker.HostCapabilityResolve),
 		})
 	}
 	if len(sources) == 0 {
-		return nil, fmt.Errorf("%s configures no server to pull from: %w", filepath.Join(dir, "hosts.toml"), errdefs.ErrFailedPrecondition)
+		return nil, nil, fmt.Errorf("%s configures no server to pull from: %w", filepath.Join(dir, "hosts.toml"), errdefs.ErrFailedPrecondition)
 	}
-	return sources, nil
+	return sources, func() {
+		for _, t := range transports {
+			t.CloseIdleConnections() // nobody else has this pull's connections
+		}
+	}, nil
 }
-
-// close drops the source's idle connections: its transport is not used again.
-func (s *source) close() { s.client.CloseIdleConnections() }
 
 // hostDir finds the configuration directory of a registry. A directory made for this registry wins
 // over a _default one, in whichever place each of them is.
@@ -119,18 +140,44 @@ func checkHosts(dir string) error {
 func resolve(ctx context.Context, named reference.Named, sources []*source) (ocispec.Descriptor, error) {
 	var failed failures
 	_, byDigest := named.(reference.Digested)
-	for _, src := range sources {
+	for i, src := range sources {
 		if !byDigest && !src.resolves {
 			continue
 		}
-		_, desc, err := src.resolver.Resolve(ctx, named.String())
+		asked, cancel := ctx, func() {}
+		if i < len(sources)-1 {
+			asked, cancel = context.WithTimeoutCause(ctx, mirrorPatience, errStalled)
+		}
+		_, desc, err := src.resolver.Resolve(asked, named.String())
+		cancel()
 		if err == nil {
 			return desc, nil
 		}
 		if ctx.Err() != nil {
 			return ocispec.Descriptor{}, context.Cause(ctx)
 		}
+		src.failed(err)
 		failed.add(src.host, err)
 	}
 	return ocispec.Descriptor{}, failed.error()
+}
+
+// failed looks at an error of the source.
+func (s *source) failed(err error) {
+	if class := classOf(err); class == errdefs.ErrUnavailable || class == context.DeadlineExceeded {
+		s.down.Store(true)
+	}
+}
+
+// inOrder returns the sources that answer, and then those that do not, as they were configured.
+func inOrder(sources []*source) []*source {
+	var up, down []*source
+	for _, src := range sources {
+		if src.down.Load() {
+			down = append(down, src)
+		} else {
+			up = append(up, src)
+		}
+	}
+	return slices.Concat(up, down)
 }

@@ -39,8 +39,8 @@ type RootfsRequest struct {
 }
 
 // CreateRootfs makes a container's root file system, a writable layer over those of the image, and
-// mounts it. It is idempotent: after an interrupted or repeated call it goes on from what is there. An
-// image that is not there is [errdefs.ErrNotFound].
+// mounts it. It is idempotent: after an interrupted or repeated call it goes on from what is there. If it
+// fails it leaves nothing. An image that is not there is [errdefs.ErrNotFound].
 func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 	ctx = s.scoped(ctx)
 	img, err := s.index.find(req.ImageID)
@@ -56,14 +56,23 @@ func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 		labels[snapshots.LabelSnapshotUIDMapping], labels[snapshots.LabelSnapshotGIDMapping] = uids, gids
 	}
 	mounts, err := s.snapshots.Prepare(ctx, rootfsKey(req.ContainerID), img.chainID, snapshots.WithLabels(labels))
-	if errdefs.IsAlreadyExists(err) {
+	existed := errdefs.IsAlreadyExists(err)
+	if existed {
 		mounts, err = s.snapshots.Mounts(ctx, rootfsKey(req.ContainerID))
 	}
 	if err != nil {
 		return fmt.Errorf("create root file system %s of image %s: %w", req.ContainerID, img.Name(), err)
 	}
-	s.counters.rootfses.Add(1)
-	return s.mountRootfs(mounts, req.ContainerID, req.Target)
+	if err := s.mountRootfs(mounts, req.ContainerID, req.Target); err != nil {
+		if !existed {
+			err = errors.Join(err, s.snapshots.Remove(context.WithoutCancel(ctx), rootfsKey(req.ContainerID)))
+		}
+		return err
+	}
+	if !existed {
+		s.counters.rootfses.Add(1)
+	}
+	return nil
 }
 
 // mapLabels writes the id mappings as the snapshotter reads them.

@@ -82,6 +82,9 @@ func TestRootfsRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, tc.class)
 		}
 	}
+	if ids, err := s.Rootfses(t.Context()); err != nil || len(ids) != 0 {
+		t.Errorf("what failed left %v, %v", ids, err)
+	}
 }
 
 func TestRootfsVolatile(t *testing.T) {

@@ -118,7 +118,7 @@ func TestClassOf(t *testing.T) {
 	var f failures
 	f.add("mirror", errdefs.ErrNotFound)
 	f.add("registry", io.ErrUnexpectedEOF)
-	if err := f.error(); !errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) || err.Error() != "mirror: not found; registry: unexpected EOF" {
+	if err := f.error(); !errdefs.IsUnavailable(err) || errdefs.IsNotFound(err) || err.Error() != "from mirror: not found; from registry: unexpected EOF" {
 		t.Errorf("the last server decides: %v", err)
 	}
 }
