@@ -23,6 +23,9 @@ func toStatus(err error) error {
 	}
 	var coded interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &coded) {
+		if coded == any(err) {
+			return err // as it is: its text must not begin with "rpc error:"
+		}
 		return status.Error(coded.GRPCStatus().Code(), err.Error())
 	}
 	return status.Error(codeOf(err), err.Error())
