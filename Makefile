@@ -59,6 +59,9 @@ test-unit: ## The tests that need no root
 integration: tools build ## The tests that run a real daemon (RUN=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... $(if $(RUN),-run '$(RUN)')
 
+critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
+	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
+
 lint: ## gofmt, go vet, shell syntax
 	@out="$$(gofmt -l cmd internal pkg hack test)"; if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
@@ -70,4 +73,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration lint check clean
+.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest lint check clean

@@ -139,6 +139,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		Info: func() map[string]any {
 			return map[string]any{"config": c, "tracer": tracer.Stats(), "tracerMode": tracer.Mode().String()}
 		},
+		LayerDir:  c.ImageDir(),
 		Streaming: streaming,
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ var known = map[string]func() (partial.Describable, error){
 	"busybox:2":    func() (partial.Describable, error) { return busybox("2") },
 	"exit:1":       func() (partial.Describable, error) { return program("exit", nil) },
 	"httpd:1":      func() (partial.Describable, error) { return program("httpd", map[string]struct{}{"8080/tcp": {}}) },
+	"stream:1":     stream,
 	"config:1":     func() (partial.Describable, error) { return configured() },
 	"user-name:1":  func() (partial.Describable, error) { return userImage("app") },
 	"user-id:1":    func() (partial.Describable, error) { return userImage("1000:2000") },
@@ -103,6 +104,23 @@ func program(name string, ports map[string]struct{}) (v1.Image, error) {
 		return nil, err
 	}
 	return Build("", &v1.Config{Entrypoint: []string{"/" + name}, ExposedPorts: ports}, layer)
+}
+
+// stream is busybox with the program stream in it: tests of streams also need a shell, stty, md5sum and the like.
+func stream() (partial.Describable, error) {
+	base, err := busyboxLayer()
+	if err != nil {
+		return nil, err
+	}
+	binary, err := compile("stream")
+	if err != nil {
+		return nil, err
+	}
+	layer, err := Layer(File("bin/stream", 0o755, binary))
+	if err != nil {
+		return nil, err
+	}
+	return Build("", &v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}, base, layer)
 }
 
 // compile builds a program below program/ for containers. Linking is the slow part, so the binary is

@@ -28,6 +28,15 @@ type podManager interface {
 	Conditions() sandbox.Conditions
 	Handlers() []sandbox.Handler
 	UpdatePodCIDR(ctx context.Context, cidr string) error
+	ContainerStats(ids []string) map[string]sandbox.ContainerStats
+	PodStats(ids []string) map[string]sandbox.PodStats
+	Subscribe() subscription
+}
+
+// subscription is a *sandbox.Subscription.
+type subscription interface {
+	Next(ctx context.Context) (e podEvent, lost uint64, err error)
+	Close()
 }
 
 type pod interface {
@@ -40,6 +49,7 @@ type pod interface {
 	Remove(ctx context.Context) error
 	CreateContainer(ctx context.Context, c *runtimeapi.ContainerConfig) (container, error)
 	Dial(ctx context.Context, port int) (net.Conn, error)
+	UpdateResources(overhead, resources *runtimeapi.LinuxContainerResources) error
 }
 
 type container interface {
@@ -81,11 +91,15 @@ type podOf struct{ *sandbox.Pod }
 
 type containerOf struct{ *sandbox.Container }
 
+type subscriptionOf struct{ *sandbox.Subscription }
+
 var (
 	_ podManager = manager{}
 	_ pod        = podOf{}
 	_ container  = containerOf{}
 	_ imageStore = (*image.Store)(nil)
+
+	_ subscription = subscriptionOf{}
 )
 
 // Run is sandbox.Manager.Run. Likewise the methods below are those of the types that they wrap.
@@ -123,6 +137,16 @@ func (m manager) Pods() []pod {
 }
 
 func (m manager) Containers() []container { return containersOf(m.Manager.Containers()) }
+
+func (m manager) Subscribe() subscription { return subscriptionOf{m.Manager.Subscribe()} }
+
+func (s subscriptionOf) Next(ctx context.Context) (podEvent, uint64, error) {
+	e, lost, err := s.Subscription.Next(ctx)
+	if err != nil {
+		return podEvent{}, 0, err
+	}
+	return podEvent{ContainerID: e.ContainerID, Pod: podOf{e.Pod}, Type: e.Type, At: e.At}, lost, nil
+}
 
 func (p podOf) Containers() []container { return containersOf(p.Pod.Containers()) }
 

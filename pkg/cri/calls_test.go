@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -317,59 +316,4 @@ func TestImageFsInfo(t *testing.T) {
 	if r.ContainerFilesystems[0].Timestamp <= 0 {
 		t.Error("a timestamp that is not > 0")
 	}
-}
-
-// TestUnimplemented pins what is left for later, so that a call cannot be forgotten, nor lost.
-func TestUnimplemented(t *testing.T) {
-	later := []string{
-		"CheckpointContainer", "CheckpointPod", "ContainerStats", "GetContainerEvents", "ListContainerStats", "ListMetricDescriptors",
-		"ListPodSandboxMetrics", "ListPodSandboxStats", "PodSandboxStats", "RestorePod", "StreamContainerStats", "StreamContainers",
-		"StreamImages", "StreamPodSandboxMetrics", "StreamPodSandboxStats", "StreamPodSandboxes", "UpdatePodSandboxResources",
-	}
-	var got []string
-	for _, methods := range []reflect.Type{reflect.TypeFor[runtimeapi.RuntimeServiceServer](), reflect.TypeFor[runtimeapi.ImageServiceServer]()} {
-		for i := range methods.NumMethod() {
-			name := methods.Method(i).Name
-			if !methods.Method(i).IsExported() {
-				continue
-			}
-			if !declared(name) {
-				got = append(got, name)
-			}
-		}
-	}
-	slices.Sort(got)
-	if !slices.Equal(got, later) {
-		t.Errorf("not implemented:\n%q\nwant:\n%q", got, later)
-	}
-}
-
-// declared tells whether Server has a method of its own, rather than the promoted one that answers Unimplemented.
-func declared(name string) bool {
-	m, _ := reflect.TypeFor[*Server]().MethodByName(name)
-	a, _ := reflect.TypeFor[runtimeapi.UnimplementedRuntimeServiceServer]().MethodByName(name)
-	b, _ := reflect.TypeFor[runtimeapi.UnimplementedImageServiceServer]().MethodByName(name)
-	for _, u := range []reflect.Method{a, b} {
-		if u.Func.IsValid() && unimplemented(m) {
-			return false
-		}
-	}
-	return true
-}
-
-// unimplemented calls m with nothing and sees what it says. Streams take other arguments; all of them are for later.
-func unimplemented(m reflect.Method) bool {
-	if m.Type.NumIn() != 3 || m.Type.In(1) != reflect.TypeFor[context.Context]() {
-		return true
-	}
-	pods, p, _ := node()
-	pods.run = func(context.Context, *runtimeapi.PodSandboxConfig, string) (pod, error) { return p, nil }
-	s, err := newServer(Options{Version: "1"}, pods, &fakeImages{})
-	if err != nil {
-		panic(err)
-	}
-	defer s.Close()
-	out := m.Func.Call([]reflect.Value{reflect.ValueOf(s), reflect.ValueOf(context.Background()), reflect.New(m.Type.In(2).Elem())})
-	err, _ = out[1].Interface().(error)
-	return status.Code(err) == codes.Unimplemented
 }

@@ -89,11 +89,27 @@ func TestExitReasonAndMessage(t *testing.T) {
 		},
 		"real-time signal": {
 			status: task.Status{Exit: &task.Exit{Known: true, Wait: killedBy(40)}},
-			code:   168, reason: "Error", message: "killed by signal 40",
+			code:   168, reason: "Error", message: "killed by SIGRTMIN+6",
 		},
 		"out of memory": {
 			status: task.Status{Exit: &task.Exit{Known: true, OOM: true, Wait: killedBy(unix.SIGKILL), Killer: &exitbpf.Sender{Kernel: true}}},
 			code:   137, reason: "OOMKilled", message: "killed by SIGKILL from the kernel, out of memory",
+		},
+		"killed by one of its own": {
+			status: task.Status{Exit: &task.Exit{Known: true, Wait: killedBy(unix.SIGABRT), CgroupID: 9, Killer: &exitbpf.Sender{Pid: 7, Comm: "app", CgroupID: 9}}},
+			code:   134, reason: "Error", message: "killed by SIGABRT from pid 7 (app), uid 0, in the container itself",
+		},
+		"killed by somebody out of sight": {
+			status: task.Status{Exit: &task.Exit{Known: true, Wait: killedBy(unix.SIGKILL), Killer: &exitbpf.Sender{Comm: "agent"}}},
+			code:   137, reason: "Error", message: "killed by SIGKILL from a process of another pid namespace (agent), uid 0",
+		},
+		"seccomp": {
+			status: task.Status{Exit: &task.Exit{Known: true, Wait: killedBy(unix.SIGSYS), Killer: &exitbpf.Sender{Kernel: true}}},
+			code:   159, reason: "Error", message: "killed by SIGSYS from the kernel, system call forbidden by seccomp",
+		},
+		"a child was out of memory": {
+			status: task.Status{Exit: &task.Exit{Known: true, Wait: exitStatus(137), OOMKills: 1}},
+			code:   137, reason: "Error", message: "exited by itself; out of memory, the kernel had killed 1 process in the container",
 		},
 		"what the task says goes first": {
 			status: task.Status{Exit: &task.Exit{Known: true, Wait: exitStatus(127)}, Reason: "StartError", Message: "exec: no such file\xff"},

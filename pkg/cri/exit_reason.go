@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/task"
 )
 
@@ -35,29 +36,33 @@ func exitReason(e *task.Exit) string {
 	}
 }
 
-// exitMessage says in a sentence what an exit code cannot: which signal a process died of, and who sent it. It is empty for a
-// process that exited by itself.
+// exitMessage says in a sentence what an exit code cannot: which signal a process died of, and who sent it. For a process that
+// exited by itself it is empty, unless the kernel killed others of the container for lack of memory: the usual story behind a shell
+// that exits with 137, which is not OOMKilled itself.
 func exitMessage(e *task.Exit) string {
 	switch {
 	case e == nil || !e.Known:
 		return "the process is gone and left no record of its exit"
+	case !e.Wait.Signaled() && e.OOMKills > 0:
+		return fmt.Sprintf("exited by itself; out of memory, the kernel had killed %s in the container", processCount(e.OOMKills))
 	case !e.Wait.Signaled():
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "killed by %s", signalName(e.Wait.Signal()))
+	fmt.Fprintf(&b, "killed by %s", task.SignalName(e.Wait.Signal()))
 	switch k := e.Killer; {
 	case e.OOM:
 		b.WriteString(" from the kernel, out of memory")
 	case k == nil:
+	case k.Kernel && e.Wait.Signal() == unix.SIGSYS:
+		b.WriteString(" from the kernel, system call forbidden by seccomp")
 	case k.Kernel:
 		b.WriteString(" from the kernel")
 	default:
-		fmt.Fprintf(&b, " from pid %d", k.Pid)
-		if comm := printable(k.Comm); comm != "" {
-			fmt.Fprintf(&b, " (%s)", comm)
+		fmt.Fprintf(&b, " from %s, uid %d", sender(k), k.UID)
+		if e.ByOwn() {
+			b.WriteString(", in the container itself")
 		}
-		fmt.Fprintf(&b, ", uid %d", k.UID)
 	}
 	if e.Killer != nil && !e.Killer.At.IsZero() {
 		fmt.Fprintf(&b, ", at %s", e.Killer.At.UTC().Format(time.RFC3339Nano))
@@ -68,11 +73,23 @@ func exitMessage(e *task.Exit) string {
 	return b.String()
 }
 
-func signalName(s unix.Signal) string {
-	if name := unix.SignalName(s); name != "" {
-		return name
+// sender names a process: pid 4242 (stress-ng). A pid of 0 is one that cannot be seen from the daemon's pid namespace.
+func sender(k *exitbpf.Sender) string {
+	who := fmt.Sprintf("pid %d", k.Pid)
+	if k.Pid == 0 {
+		who = "a process of another pid namespace"
 	}
-	return fmt.Sprintf("signal %d", int(s)) // real-time signals have no names
+	if comm := printable(k.Comm); comm != "" {
+		who += " (" + comm + ")"
+	}
+	return who
+}
+
+func processCount(n uint64) string {
+	if n == 1 {
+		return "1 process"
+	}
+	return fmt.Sprintf("%d processes", n)
 }
 
 // printable makes a comm fit to be read: a process names itself, with any bytes it likes.

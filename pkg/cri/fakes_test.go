@@ -32,6 +32,7 @@ type fakePods struct {
 	handlers []sandbox.Handler
 	cond     sandbox.Conditions
 	run      func(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (pod, error)
+	events   chan podEvent
 }
 
 func (f *fakePods) Run(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (pod, error) {
@@ -74,6 +75,46 @@ func (f *fakePods) Conditions() sandbox.Conditions              { return f.cond 
 func (f *fakePods) Handlers() []sandbox.Handler                 { return f.handlers }
 func (f *fakePods) UpdatePodCIDR(context.Context, string) error { return nil }
 
+func (f *fakePods) ContainerStats(ids []string) map[string]sandbox.ContainerStats {
+	out := map[string]sandbox.ContainerStats{}
+	for _, id := range ids {
+		for _, p := range f.pods {
+			if s, ok := p.stats.Containers[id]; ok {
+				out[id] = s
+			}
+		}
+	}
+	return out
+}
+
+func (f *fakePods) PodStats(ids []string) map[string]sandbox.PodStats {
+	out := map[string]sandbox.PodStats{}
+	for _, id := range ids {
+		if p, err := f.Pod(id); err == nil {
+			out[id] = p.(*fakePod).stats
+		}
+	}
+	return out
+}
+
+func (f *fakePods) Subscribe() subscription {
+	return fakeSubscription(f.events)
+}
+
+// fakeSubscription hands on what the test sends.
+type fakeSubscription chan podEvent
+
+func (s fakeSubscription) Next(ctx context.Context) (podEvent, uint64, error) {
+	select {
+	case e := <-s:
+		return e, 0, nil
+	case <-ctx.Done():
+		return podEvent{}, 0, context.Cause(ctx)
+	}
+}
+
+func (s fakeSubscription) Close() {}
+
 type fakePod struct {
 	id         string
 	config     *runtimeapi.PodSandboxConfig
@@ -82,6 +123,9 @@ type fakePod struct {
 	calls      []string
 	err        error
 	dial       func(ctx context.Context, port int) (net.Conn, error)
+	stats      sandbox.PodStats
+	overhead   *runtimeapi.LinuxContainerResources
+	resources  *runtimeapi.LinuxContainerResources
 }
 
 func (p *fakePod) ID() string                           { return p.id }
@@ -104,6 +148,11 @@ func (p *fakePod) CreateContainer(_ context.Context, c *runtimeapi.ContainerConf
 		return nil, p.err
 	}
 	return &fakeContainer{id: strings.Repeat("c", 64), config: c, pod: p}, nil
+}
+
+func (p *fakePod) UpdateResources(overhead, resources *runtimeapi.LinuxContainerResources) error {
+	p.overhead, p.resources = overhead, resources
+	return p.err
 }
 
 func (p *fakePod) Dial(ctx context.Context, port int) (net.Conn, error) { return p.dial(ctx, port) }

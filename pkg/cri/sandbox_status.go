@@ -18,11 +18,8 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *runtimeapi.PodSandboxSta
 		return nil, err
 	}
 	st := p.Status()
-	resp := &runtimeapi.PodSandboxStatusResponse{Status: podStatus(p, st), Timestamp: now.UnixNano()}
-	for _, c := range p.Containers() {
-		if cs := c.Status(); listed(cs.State) {
-			resp.ContainersStatuses = append(resp.ContainersStatuses, containerStatus(c, cs))
-		}
+	resp := &runtimeapi.PodSandboxStatusResponse{
+		Status: podStatus(p, st), Timestamp: now.UnixNano(), ContainersStatuses: containerStatuses(p),
 	}
 	if r.GetVerbose() {
 		resp.Info, err = podInfo(p, st)

@@ -42,6 +42,9 @@ type Options struct {
 	// Info adds to what Status returns when asked to be verbose; the values must be fit for json.Marshal and for anyone who may
 	// open the socket to see. May be nil.
 	Info func() map[string]any
+	// LayerDir is a directory on the file system that containers write to, as ImageFsInfo names it. Stats and metrics tell that
+	// file system's size; empty: they do not.
+	LayerDir string
 
 	Streaming StreamingOptions
 
@@ -60,6 +63,9 @@ type Server struct {
 	driver    runtimeapi.CgroupDriver
 	calls     *calls
 	streaming *streamServer
+
+	closing context.Context // done when Serve is about to end: what would last for ever ends then
+	close   context.CancelFunc
 }
 
 // New makes a server and opens its streaming listener, so that URLs can name the real port; it accepts nothing before Serve. An
@@ -87,6 +93,7 @@ func newServer(o Options, pods podManager, images imageStore) (*Server, error) {
 		o.Features = &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true}
 	}
 	s := &Server{pods: pods, images: images, opts: o, driver: driver}
+	s.closing, s.close = context.WithCancel(context.Background())
 	s.calls = &calls{
 		log:     klog.Background(),
 		latency: newLatencies(&runtimeapi.RuntimeService_ServiceDesc, &runtimeapi.ImageService_ServiceDesc),
@@ -127,6 +134,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		left--
 		err = fmt.Errorf("serve: %w", errors.Join(err, errUnexpectedEnd))
 	}
+	s.close()
 	s.streaming.close()
 	stopped := make(chan struct{})
 	go func() { g.GracefulStop(); close(stopped) }()
@@ -147,7 +155,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 var errUnexpectedEnd = errors.New("a listener ended by itself")
 
 // Close releases the streaming listener of a server that is not going to be served.
-func (s *Server) Close() error { s.streaming.close(); return nil }
+func (s *Server) Close() error { s.close(); s.streaming.close(); return nil }
 
 // StreamingURL is where Exec, Attach and PortForward send clients, without a token.
 func (s *Server) StreamingURL() string { return s.streaming.base.String() }

@@ -212,6 +212,8 @@ func validMount(field string, m *runtimeapi.Mount) error {
 	switch {
 	case m.GetImage() != nil && m.GetHostPath() != "":
 		return invalid(field+".host_path", "must be empty for a mount of an image")
+	case m.GetImage() != nil && !m.GetReadonly():
+		return invalid(field+".readonly", "must be set for a mount of an image")
 	case m.GetImage() == nil && m.GetHostPath() == "":
 		return invalid(field+".host_path", "must be set")
 	case m.GetImage() == nil && m.GetImageSubPath() != "":

@@ -108,7 +108,8 @@ func TestValidContainerConfig(t *testing.T) {
 		"env without a name":      {func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{}} }, "config.envs[0].key"},
 		"mount to nowhere":        {mount(&runtimeapi.Mount{HostPath: "/a"}), "config.mounts[0].container_path"},
 		"mount of nothing":        {mount(&runtimeapi.Mount{ContainerPath: "/a"}), "config.mounts[0].host_path"},
-		"mount of an image":       {mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "i"}, ImageSubPath: "b"}), ""},
+		"mount of an image":       {mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "i"}, ImageSubPath: "b", Readonly: true}), ""},
+		"writable image":          {mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "i"}}), "config.mounts[0].readonly"},
 		"mount of two things": {
 			mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Image: &runtimeapi.ImageSpec{Image: "i"}}), "config.mounts[0].host_path",
 		},

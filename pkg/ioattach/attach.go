@@ -134,6 +134,9 @@ func (st *Streams) sourceEnded() {
 			return
 		}
 	}
+	if st.opts.TTY {
+		st.closeStdin(true) // it is the same terminal
+	}
 	st.endClients()
 }
 

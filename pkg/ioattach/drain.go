@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Drain must be called once the process is dead. It moves what the process left in its pipes,
@@ -93,20 +91,29 @@ func (s *source) lastTime() time.Time { return time.Unix(0, s.lastRead.Load()) }
 func (s *source) sweep() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := <-s.st.hub.lanes
+	l := s.st.hub.borrow()
+	if l == nil {
+		return true
+	}
 	defer func() { s.st.hub.lanes <- l }()
-	for left := s.room; left > 0; {
-		n, err := s.pump(l, laneBuf)
-		left -= n
-		if errors.Is(err, io.EOF) {
-			s.finishLocked(l)
-			return true
-		}
-		if errors.Is(err, unix.EAGAIN) {
-			return false
-		}
+	if _, err := s.sweepLocked(l); errors.Is(err, io.EOF) {
+		s.finishLocked(l)
+		return true
 	}
 	return false
+}
+
+// sweepLocked pumps as much as the pipe can have held when it began, and returns what pump did
+// last and how much it was in all.
+func (s *source) sweepLocked(l *lane) (total int, err error) {
+	for total < s.room {
+		n, err := s.pump(l)
+		total += n
+		if err != nil && !errors.Is(err, errPaused) {
+			return total, err
+		}
+	}
+	return total, nil
 }
 
 // flushRest logs the unterminated last line of a source that has not ended.
@@ -116,7 +123,10 @@ func (s *source) flushRest() {
 	if s.over || s.st.logf == nil {
 		return
 	}
-	l := <-s.st.hub.lanes
+	l := s.st.hub.borrow()
+	if l == nil {
+		return
+	}
 	defer func() { s.st.hub.lanes <- l }()
 	s.st.logf.flush(l, s)
 }

@@ -81,8 +81,10 @@ type Hub struct {
 	sources map[uint64]*source // in the epoll set
 	left    []*lane            // batches of an earlier daemon, until their stream is loaded
 
-	heldMu sync.Mutex
-	held   map[string]int // what the keeper has been given, by name: to give it again
+	dropWake chan struct{}
+	heldMu   sync.Mutex
+	held     map[string]int // what the keeper has been given, by name: to give it again
+	drops    []string       // what it need not hold any more
 
 	paceMu sync.Mutex
 	paced  []*source
@@ -125,7 +127,7 @@ func New(o HubOptions) (_ *Hub, err error) {
 		return nil, err
 	}
 	h := &Hub{opts: o, log: o.Logger, epfd: -1, wake: -1, timer: -1, done: make(chan struct{}),
-		sources: map[uint64]*source{}, held: map[string]int{}, nextKey: firstKey}
+		sources: map[uint64]*source{}, held: map[string]int{}, dropWake: make(chan struct{}, 1), nextKey: firstKey}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.release())
@@ -149,12 +151,15 @@ func New(o HubOptions) (_ *Hub, err error) {
 	if err := h.control(unix.EPOLL_CTL_ADD, h.timer, unix.EPOLLIN|unix.EPOLLET, timerKey); err != nil {
 		return nil, err
 	}
+	if err := removeConsoleSockets(o.Dir); err != nil {
+		return nil, err
+	}
 	if err := h.openLanes(); err != nil {
 		return nil, err
 	}
 	h.dropStale()
-	if k := o.Keeper; k != nil {
-		h.wg.Go(func() { h.handover(k.Renewed()) })
+	if o.Keeper != nil {
+		h.wg.Go(h.follow)
 	}
 	for range o.Readers {
 		h.wg.Go(h.read)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -74,8 +75,9 @@ func (h *Hub) holdAll(fds map[string]int) {
 	}
 	h.heldMu.Lock()
 	maps.Copy(h.held, fds)
+	err := h.opts.Keeper.Put(fds)
 	h.heldMu.Unlock()
-	if err := h.opts.Keeper.Put(fds); err != nil {
+	if err != nil {
 		h.log.Error(err, "Give file descriptors to the keeper")
 	}
 }
@@ -89,13 +91,35 @@ func (h *Hub) forgetHeld(names ...string) {
 	}
 }
 
-// letGo takes names back from the keeper for good.
+// letGo takes names back from the keeper for good. It does not wait for it: the caller may be a
+// reader.
 func (h *Hub) letGo(names ...string) {
 	if h.opts.Keeper == nil {
 		return
 	}
-	h.forgetHeld(names...)
-	if err := h.opts.Keeper.Drop(names...); err != nil {
+	h.heldMu.Lock()
+	defer h.heldMu.Unlock()
+	for _, n := range names {
+		delete(h.held, n)
+	}
+	h.drops = append(h.drops, names...)
+	select {
+	case h.dropWake <- struct{}{}:
+	default:
+	}
+}
+
+// drop tells the keeper what letGo was called for, except what it has been given again since.
+func (h *Hub) drop() {
+	h.heldMu.Lock()
+	names := slices.DeleteFunc(h.drops, func(n string) bool { _, again := h.held[n]; return again })
+	h.drops = nil
+	var err error
+	if len(names) > 0 {
+		err = h.opts.Keeper.Drop(names...) // under the lock: a Put of the same name comes after it
+	}
+	h.heldMu.Unlock()
+	if err != nil {
 		h.log.Error(err, "Take file descriptors back from the keeper", "names", names)
 	}
 }
@@ -115,13 +139,18 @@ func (h *Hub) fetch(name string) int {
 	return fd
 }
 
-// handover gives a new keeper everything the old one had.
-func (h *Hub) handover(renewed <-chan struct{}) {
+// follow does what has to be done about the keeper on nobody's time: it drops what was let go
+// of, and gives a new keeper everything the old one had.
+func (h *Hub) follow() {
 	for {
 		select {
 		case <-h.done:
+			h.drop()
 			return
-		case <-renewed:
+		case <-h.dropWake:
+			h.drop()
+			continue
+		case <-h.opts.Keeper.Renewed():
 		}
 		// The lock keeps every descriptor open while it is on its way.
 		h.heldMu.Lock()

@@ -98,6 +98,9 @@ func openLane(dir, name string, kept int) (*lane, error) {
 		}
 	}
 	growPipe(l.pipe, lanePipe)
+	if l.h.phase.Load() == phaseIdle {
+		l.giveUp()
+	}
 	return l, nil
 }
 
@@ -112,20 +115,24 @@ func (l *lane) owner() (token uint64, busy bool) {
 	return l.h.owner.Load(), l.h.phase.Load() != phaseIdle
 }
 
-// fill takes up to most bytes from fd. It returns 0, nil at the end of the stream and EAGAIN
+// fill takes what fd has, up to laneBuf bytes. It returns 0, nil at the end of the stream and EAGAIN
 // when there is nothing now.
-func (l *lane) fill(token uint64, fd, most int) (int, error) {
+func (l *lane) fill(token uint64, fd int) (int, error) {
 	l.h.owner.Store(token)
 	l.h.pos.Store(0)
 	l.h.n.Store(0)
 	l.h.rest.Store(0)
 	l.h.phase.Store(phaseStaging)
-	n, err := spliceRetry(fd, l.pipe, min(most, laneBuf))
+	n, err := spliceRetry(fd, l.pipe, laneBuf)
 	if n <= 0 || err != nil {
-		l.h.phase.Store(phaseIdle)
+		l.finish()
 		return 0, err
 	}
-	return n, l.load(n)
+	if err := l.load(n); err != nil {
+		l.giveUp()
+		return 0, err
+	}
+	return n, nil
 }
 
 // load reads the n staged bytes into buf.
@@ -183,7 +190,20 @@ func (l *lane) commit(s *source) {
 	l.h.phase.Store(phaseLoaded)
 }
 
-func (l *lane) idle() { l.h.phase.Store(phaseIdle) }
+// giveUp ends a batch whatever became of it. Of one that is given up, nothing may stay to be taken for the next one's.
+func (l *lane) giveUp() {
+	if n, err := unix.IoctlGetInt(l.pipe, unix.TIOCINQ); err != nil || n > 0 {
+		for {
+			if n, err := readRetry(l.pipe, l.buf); n <= 0 || err != nil {
+				break
+			}
+		}
+	}
+	l.h.phase.Store(phaseIdle)
+}
+
+// finish ends a batch that went well: its staging pipe is empty.
+func (l *lane) finish() { l.h.phase.Store(phaseIdle) }
 
 func spliceRetry(from, to, n int) (int, error) {
 	for {

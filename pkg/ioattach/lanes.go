@@ -29,10 +29,27 @@ func (h *Hub) openLanes() error {
 			return err
 		}
 	}
-	if h.nLane < want {
-		return fmt.Errorf("all lanes in %s hold unfinished batches of streams that were never loaded", h.opts.Dir)
+	for h.nLane < want && len(h.left) > 0 {
+		// Crash upon crash, and nobody came back for these.
+		l := h.left[0]
+		h.left = h.left[1:]
+		h.log.Info("Unfinished output of a stream that was never loaded is given up", "lane", l.name, "bytes", l.h.n.Load())
+		l.giveUp()
+		if err := h.freeLane(l); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// borrow waits for a free lane; nil once the hub is closed. The caller puts it back.
+func (h *Hub) borrow() *lane {
+	select {
+	case l := <-h.lanes:
+		return l
+	case <-h.done:
+		return nil
+	}
 }
 
 func (h *Hub) openLane(name string) error {
@@ -62,10 +79,26 @@ func (h *Hub) freeLane(l *lane) error {
 	}
 	path := filepath.Join(h.opts.Dir, l.name)
 	h.letGo(h.laneKey(l.name))
-	return errors.Join(l.close(), os.Remove(path), os.Remove(path+".pipe"))
+	err := l.close()
+	for _, p := range []string{path, path + ".pipe"} {
+		if e := os.Remove(p); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }
 
 func (h *Hub) laneKey(name string) string { return filepath.Join(h.opts.Dir, name) }
+
+// forsake gives up unfinished batches of a stream that is being removed.
+func (h *Hub) forsake(token uint64) error {
+	var errs []error
+	for _, l := range h.unfinished(token) {
+		l.giveUp()
+		errs = append(errs, h.freeLane(l))
+	}
+	return errors.Join(errs...)
+}
 
 // unfinished takes out the lanes with a batch of the stream token.
 func (h *Hub) unfinished(token uint64) []*lane {
@@ -97,7 +130,7 @@ func (l *lane) settle(s *source) error {
 	switch l.h.phase.Load() {
 	case phaseStaging:
 		if staged == 0 {
-			l.idle()
+			l.finish()
 			return nil
 		}
 		err = l.load(staged)
@@ -111,7 +144,7 @@ func (l *lane) settle(s *source) error {
 	}
 	if err == nil {
 		s.st.logf.take(l, s)
-		l.idle()
+		l.finish()
 	}
 	return err
 }
@@ -132,12 +165,12 @@ func (g *logFile) finish(l *lane, s *source) error {
 	defer g.mu.Unlock()
 	fd, st := g.whereLocked(l.h.logDev.Load(), l.h.logIno.Load())
 	if fd < 0 { // the file is gone and what was in it with it
-		g.writeLocked(l.out)
+		g.writeLocked(g.fd, l.out)
 		return nil
 	}
 	written := min(max(st.Size-int64(l.h.logOff.Load()), 0), int64(want))
 	if fd == g.fd {
-		g.writeLocked(l.out[written:])
+		g.writeLocked(g.fd, l.out[written:])
 		return nil
 	}
 	defer unix.Close(fd)

@@ -32,12 +32,12 @@ type logFile struct {
 
 	mu      sync.Mutex
 	fd      int
-	swap    *logSwap // a ReopenLog that waits for the end of a chain of P lines
+	swap    *logSwap // a ReopenLog some source has not followed yet
 	failing bool
 	retryAt time.Time // when a failing file may be opened again
 }
 
-// logSwap is one ReopenLog under way.
+// logSwap is the old file of a ReopenLog, while a source is in the middle of a long line there.
 type logSwap struct {
 	fd   int
 	done chan struct{}
@@ -88,8 +88,7 @@ func (g *logFile) step(l *lane, s *source, head []byte) {
 	defer g.mu.Unlock()
 	rec, data, tail := s.st.rec, l.data(), s.st.rec.tail(s.idx)
 
-	g.swapIfCleanLocked(s.st)
-	f := frame(l.outBuf(), head, tail, data, laneOut, s.open, g.swap != nil && s.open)
+	f := frame(l.outBuf(), head, tail, data, laneOut, s.open, s.swap != nil)
 	l.out = f.out
 	switch {
 	case f.more:
@@ -105,12 +104,13 @@ func (g *logFile) step(l *lane, s *source, head []byte) {
 		l.h.nextPos.Store(l.h.n.Load())
 	}
 	if len(f.out) > 0 {
-		g.journalLocked(l)
-		g.writeLocked(f.out)
+		fd := g.fileLocked(s)
+		g.journalLocked(l, fd)
+		g.writeLocked(fd, f.out)
 	}
 	l.commit(s)
 	s.open = f.open
-	g.swapIfCleanLocked(s.st)
+	g.followSwapLocked(s)
 }
 
 // flush writes the unterminated rest of s as the stream's last line. The caller holds s.mu.
@@ -124,18 +124,27 @@ func (g *logFile) flush(l *lane, s *source) {
 	l.beginRest(s.token)
 	l.out = frameRest(l.outBuf(), appendHead(nil, l.at(), s.name), tail)
 	l.h.nextTail.Store(s.st.rec.replace(s.idx, nil))
-	g.journalLocked(l)
-	g.writeLocked(l.out)
+	fd := g.fileLocked(s)
+	g.journalLocked(l, fd)
+	g.writeLocked(fd, l.out)
 	l.commit(s)
-	l.idle()
+	l.finish()
 	s.open = false
-	g.swapIfCleanLocked(s.st)
+	g.followSwapLocked(s)
+}
+
+// fileLocked is where s writes.
+func (g *logFile) fileLocked(s *source) int {
+	if s.swap != nil {
+		return s.swap.fd
+	}
+	return g.fd
 }
 
 // journalLocked notes where l.out is about to be appended.
-func (g *logFile) journalLocked(l *lane) {
+func (g *logFile) journalLocked(l *lane, fd int) {
 	var st unix.Stat_t
-	if err := unix.Fstat(g.fd, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		st = unix.Stat_t{}
 	}
 	l.h.logDev.Store(st.Dev)
@@ -146,18 +155,18 @@ func (g *logFile) journalLocked(l *lane) {
 }
 
 // writeLocked appends whole lines, dropping and counting those the file does not take.
-func (g *logFile) writeLocked(out []byte) {
-	done, err := writeAll(g.fd, out)
+func (g *logFile) writeLocked(fd int, out []byte) {
+	done, err := writeAll(fd, out)
 	if err == nil {
 		g.failing = false
 		return
 	}
 	if whole := bytes.LastIndexByte(out[:done], '\n') + 1; whole < done {
 		// Take the torn line back, else the next one would be glued to it.
-		g.truncateLocked(int64(done - whole))
+		takeBack(fd, int64(done-whole))
 		done = whole
 	}
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && g.renewLocked() {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && fd == g.fd && g.renewLocked() {
 		var more int
 		more, err = writeAll(g.fd, out[done:])
 		done += bytes.LastIndexByte(out[done:done+more], '\n') + 1
@@ -172,15 +181,15 @@ func (g *logFile) writeLocked(out []byte) {
 	g.stats.droppedLines.Add(uint64(bytes.Count(out[done:], []byte{'\n'})))
 }
 
-// truncateLocked removes the last n bytes; failing that, it ends the torn line.
-func (g *logFile) truncateLocked(n int64) {
+// takeBack removes the last n bytes; failing that, it ends the torn line.
+func takeBack(fd int, n int64) {
 	var st unix.Stat_t
-	err := unix.Fstat(g.fd, &st)
+	err := unix.Fstat(fd, &st)
 	if err == nil {
-		err = unix.Ftruncate(g.fd, st.Size-n)
+		err = unix.Ftruncate(fd, st.Size-n)
 	}
 	if err != nil {
-		_, _ = writeAll(g.fd, []byte{'\n'})
+		_, _ = writeAll(fd, []byte{'\n'})
 	}
 }
 
@@ -195,27 +204,28 @@ func (g *logFile) renewLocked() bool {
 	if err != nil {
 		return false
 	}
-	g.setLocked(fd)
+	_ = unix.Close(g.fd)
+	g.fd = fd
 	return true
 }
 
-func (g *logFile) setLocked(fd int) {
-	_ = unix.Close(g.fd)
-	g.fd = fd
-}
-
-// reopen makes every line from now on go to the file that is at path then. A line under way
-// stays in one file.
+// reopen makes every line that begins from now on go to the file that is at path then. A source
+// in the middle of a long line finishes it in the old file first.
 func (g *logFile) reopen(st *Streams) error {
 	fd, err := openLog(g.path)
 	if err != nil {
 		return err
 	}
 	g.mu.Lock()
-	g.finishSwapLocked() // an earlier call still waits: it is overtaken
-	sw := &logSwap{fd: fd, done: make(chan struct{})}
-	g.swap = sw
-	g.swapIfCleanLocked(st)
+	g.endSwapLocked(st) // an earlier call still waits: it is overtaken
+	sw := &logSwap{fd: g.fd, done: make(chan struct{})}
+	g.fd, g.swap = fd, sw
+	for _, s := range st.sources {
+		if s.open {
+			s.swap = sw
+		}
+	}
+	g.closeIfFollowedLocked(st)
 	g.mu.Unlock()
 
 	late := time.NewTimer(chainWait)
@@ -225,39 +235,47 @@ func (g *logFile) reopen(st *Streams) error {
 	case <-late.C:
 		g.mu.Lock()
 		if g.swap == sw {
-			g.finishSwapLocked()
+			g.endSwapLocked(st)
 		}
 		g.mu.Unlock()
 	}
 	return nil
 }
 
-// swapIfCleanLocked does what reopen asked for unless a source is in the middle of a long line.
-func (g *logFile) swapIfCleanLocked(st *Streams) {
+// followSwapLocked lets s go to the new file once its long line has ended.
+func (g *logFile) followSwapLocked(s *source) {
+	if s.swap != nil && !s.open {
+		s.swap = nil
+		g.closeIfFollowedLocked(s.st)
+	}
+}
+
+// closeIfFollowedLocked closes the old file when nobody writes to it any more.
+func (g *logFile) closeIfFollowedLocked(st *Streams) {
+	for _, s := range st.sources {
+		if s.swap != nil {
+			return
+		}
+	}
+	g.endSwapLocked(st)
+}
+
+func (g *logFile) endSwapLocked(st *Streams) {
 	if g.swap == nil {
 		return
 	}
 	for _, s := range st.sources {
-		if s.open {
-			return
-		}
+		s.swap = nil
 	}
-	g.finishSwapLocked()
-}
-
-func (g *logFile) finishSwapLocked() {
-	if g.swap == nil {
-		return
-	}
-	g.setLocked(g.swap.fd)
+	_ = unix.Close(g.swap.fd)
 	close(g.swap.done)
 	g.swap = nil
 }
 
-func (g *logFile) close() error {
+func (g *logFile) close(st *Streams) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.finishSwapLocked()
+	g.endSwapLocked(st)
 	fd := g.fd
 	g.fd = -1
 	return unix.Close(fd)

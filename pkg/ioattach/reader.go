@@ -48,7 +48,7 @@ func (h *Hub) add(s *source) error {
 func (h *Hub) arm(s *source) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if h.sources[s.key] != s {
+	if h.closed || h.sources[s.key] != s {
 		return
 	}
 	if err := h.control(unix.EPOLL_CTL_MOD, s.fd, unix.EPOLLIN|unix.EPOLLONESHOT, s.key); err != nil {
@@ -65,6 +65,9 @@ func (h *Hub) remove(s *source) {
 		return
 	}
 	delete(h.sources, s.key)
+	if h.closed {
+		return
+	}
 	if err := h.control(unix.EPOLL_CTL_DEL, s.fd, 0, 0); err != nil {
 		h.log.Error(err, "Stop reading container output", "path", s.path())
 	}
@@ -102,9 +105,17 @@ func (h *Hub) read() {
 func (h *Hub) serve(s *source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := <-h.lanes
+	l := h.borrow()
+	if l == nil {
+		return
+	}
 	defer func() { h.lanes <- l }()
-	n, err := s.pump(l, laneBuf)
+	move := s.pump
+	if s.unsure {
+		s.unsure = false
+		move = s.sweepLocked
+	}
+	n, err := move(l)
 	switch {
 	case errors.Is(err, io.EOF):
 		s.finishLocked(l)

@@ -4,13 +4,103 @@ package ioattach
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
 )
 
-func daemonRole() error { return nil }
+// daemonRole is a daemon that a test kills: args are its root directory, the number of
+// containers, and what each container's two writers get. It creates the containers that are not
+// there and loads the others, rotates their logs without end and returns when all output has
+// come to its end.
+func daemonRole() error {
+	root, args := os.Args[1], os.Args[3:]
+	containers, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		return err
+	}
+	keeper, err := OpenKeeper(context.Background(), testKeeper(root))
+	if err != nil {
+		return err
+	}
+	hub, err := New(HubOptions{Dir: filepath.Join(root, "hub"), Keeper: keeper})
+	if err != nil {
+		return err
+	}
+	var all []*Streams
+	for i := range containers {
+		dir, o := filepath.Join(root, fmt.Sprint("c", i), "io"), Options{LogPath: filepath.Join(root, "logs", fmt.Sprint("c", i))}
+		st, err := hub.Load(dir, o)
+		if errors.Is(err, errdefs.ErrNotFound) {
+			st, err = createWriters(hub, dir, o, args)
+		}
+		if err != nil {
+			return err
+		}
+		all = append(all, st)
+	}
+	if err := os.WriteFile(filepath.Join(root, "ready"), nil, 0o600); err != nil {
+		return err
+	}
+	rotate := time.NewTicker(5 * time.Millisecond)
+	for _, st := range all {
+		for _, s := range st.sources {
+			for ended := false; !ended; {
+				select {
+				case <-s.ended:
+					ended = true
+				case <-rotate.C:
+					for _, st := range all {
+						old, err := filepath.Glob(st.opts.LogPath + ".*")
+						if err != nil {
+							return err
+						}
+						if err := os.Rename(st.opts.LogPath, fmt.Sprint(st.opts.LogPath, ".", len(old))); err != nil && !errors.Is(err, os.ErrNotExist) {
+							return err
+						}
+						if err := st.ReopenLog(); err != nil {
+							return err
+						}
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func createWriters(hub *Hub, dir string, o Options, args []string) (*Streams, error) {
+	st, err := hub.Create(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	io, err := st.Stdio()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range []*os.File{io.Stdout, io.Stderr} {
+		cmd := roleCmd("writer", args...)
+		cmd.Stdout = f
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+	}
+	return st, st.Started()
+}
+
+func testKeeper(root string) KeeperOptions {
+	return KeeperOptions{Socket: filepath.Join(root, "keeper"), Command: []string{"/proc/self/exe"},
+		Env: []string{"IOATTACH_TEST_ROLE=keeper"}}
+}
 
 // roleCmd is the test binary in another role.
 func roleCmd(role string, args ...string) *exec.Cmd {
@@ -62,5 +152,3 @@ func appendNumber(b []byte, n int) []byte {
 	}
 	return append(b, d[:]...)
 }
-
-var _ = fmt.Sprint

@@ -28,13 +28,19 @@ type source struct {
 	key   uint64        // in Hub.sources; guarded by Hub.mu
 	ended chan struct{} // closed at the end of the stream, or when let go of
 
-	open bool // the log's last line of this stream is a P; guarded by logFile.mu
+	// Guarded by logFile.mu.
+	open bool     // the last line logged is a P: the rest of it has to follow
+	swap *logSwap // the rest has to go to this file
 
 	lastRead atomic.Int64 // when output last came, UnixNano
 
-	mu   sync.Mutex // held for a batch
-	over bool       // the stream has ended or fd is closed
-	rate pacer
+	mu sync.Mutex // held for a batch
+	// unsure: nobody may have had the FIFO open for writing when we opened it. Then it reads as
+	// ended but never polls as hung up (fs/pipe.c: fifo_open sets f_pipe, pipe_poll compares it), so
+	// it must be read up to where that shows.
+	unsure bool
+	over   bool // the stream has ended or fd is closed
+	rate   pacer
 }
 
 func newSource(st *Streams, idx, fd int) *source {
@@ -57,15 +63,15 @@ func (s *source) path() string { return filepath.Join(s.st.dir, s.name) }
 // pump moves one batch. It returns how many bytes that was, and io.EOF at the end of the
 // stream, unix.EAGAIN when there is nothing now, errPaused when the client has to catch up
 // first. The caller holds s.mu.
-func (s *source) pump(l *lane, most int) (int, error) {
+func (s *source) pump(l *lane) (int, error) {
 	if s.over {
 		return 0, io.EOF
 	}
 	n, err := 0, error(nil)
 	if s.st.logf != nil {
-		n, err = l.fill(s.token, s.fd, most)
+		n, err = l.fill(s.token, s.fd)
 	} else {
-		n, err = readRetry(s.fd, l.buf[:min(most, len(l.buf))])
+		n, err = readRetry(s.fd, l.buf)
 	}
 	switch {
 	case errors.Is(err, unix.EAGAIN):
@@ -81,7 +87,7 @@ func (s *source) pump(l *lane, most int) (int, error) {
 	paused := s.st.fanOut(s, l.buf[:n])
 	if s.st.logf != nil {
 		s.st.logf.take(l, s)
-		l.idle()
+		l.finish()
 	}
 	if paused {
 		return n, errPaused
@@ -115,7 +121,10 @@ func (s *source) finishLocked(l *lane) {
 func (s *source) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := <-s.st.hub.lanes
+	l := s.st.hub.borrow()
+	if l == nil {
+		return
+	}
 	defer func() { s.st.hub.lanes <- l }()
 	s.finishLocked(l)
 }

@@ -50,6 +50,12 @@ func (st *Streams) putStdin(f *os.File) {
 func (st *Streams) closeStdin(forGood bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if !st.gone {
+		st.closeStdinLocked(forGood)
+	}
+}
+
+func (st *Streams) closeStdinLocked(forGood bool) {
 	if forGood && !st.opts.TTY && st.rec != nil {
 		st.rec.closeStdin()
 	}

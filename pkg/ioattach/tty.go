@@ -54,6 +54,15 @@ func newConsoleSocket(dir string) (*consoleSocket, error) {
 	}
 }
 
+// removeConsoleSockets removes what a killed daemon left in dir.
+func removeConsoleSockets(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "tty-*"))
+	for _, p := range paths {
+		err = errors.Join(err, os.Remove(p))
+	}
+	return err
+}
+
 func (c *consoleSocket) removeTmp() error {
 	if c.tmp == "" {
 		return nil
@@ -119,25 +128,34 @@ func rights(oob []byte) ([]int, error) {
 	return fds, nil
 }
 
-func (st *Streams) takeConsoleLocked() error {
-	fd, err := st.console.receive()
+// takeConsole gets the pty master from the runtime.
+func (st *Streams) takeConsole() error {
+	st.mu.Lock()
+	console := st.console
+	st.mu.Unlock()
+	if console == nil {
+		return fmt.Errorf("streams are closed: %w", errdefs.ErrFailedPrecondition)
+	}
+	fd, err := console.receive()
 	if err != nil {
 		return err
 	}
-	st.sources[0].fd = fd
 	if !st.opts.Exec {
 		st.hub.hold(st.sources[0].path(), fd)
 	}
-	st.setTTY(fd)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.sources[0].fd = fd
+	st.setTTYLocked(fd)
 	if st.size != nil {
 		return st.resizeLocked(*st.size)
 	}
 	return nil
 }
 
-// setTTY gives the streams their own copy of the master: a source may be stuck in a batch when
+// setTTYLocked gives the streams their own copy of the master: a source may be stuck in a batch when
 // a resize has to get through.
-func (st *Streams) setTTY(master int) {
+func (st *Streams) setTTYLocked(master int) {
 	if master < 0 {
 		return
 	}

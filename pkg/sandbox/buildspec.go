@@ -80,18 +80,15 @@ func (p *Pod) mountVolumes(ctx context.Context, meta containerIdentity, sources 
 		if m.GetImage() == nil {
 			continue
 		}
-		img, err := p.m.o.Images.Image(m.GetImage().GetImage())
-		if err != nil {
-			return fmt.Errorf("mounts[%d].image: %w", i, err)
-		}
-		target := meta.Volumes[n]
+		target, id := meta.Volumes[n], meta.VolumeIDs[n]
 		n++
 		if err := os.MkdirAll(target, 0o711); err != nil {
 			return fmt.Errorf("mounts[%d].image: %w", i, err)
 		}
-		if err := p.m.o.Images.MountImage(ctx, img.ID, target); err != nil {
+		if err := p.m.o.Images.MountImage(ctx, id, target); err != nil {
 			return fmt.Errorf("mounts[%d].image: %w", i, err)
 		}
+		var err error
 		if sources[i], err = subPath(target, m.GetImageSubPath()); err != nil {
 			return fmt.Errorf("mounts[%d].image_sub_path: %w", i, err)
 		}

@@ -4,15 +4,18 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/ctxlock"
@@ -55,8 +58,20 @@ func (c *Container) CreatedAt() time.Time { return c.meta.CreatedAt }
 // Status returns what is known of the container's process. It never waits.
 func (c *Container) Status() task.Status { return c.task.Status() }
 
-// Mounts returns the mounts that were asked for.
-func (c *Container) Mounts() []*runtimeapi.Mount { return c.Config().GetMounts() }
+// Mounts returns the mounts that were asked for; those of images with the id of the image.
+func (c *Container) Mounts() []*runtimeapi.Mount {
+	mounts := slices.Clone(c.Config().GetMounts())
+	n := 0
+	for i, m := range mounts {
+		if m.GetImage() == nil || n == len(c.meta.VolumeIDs) {
+			continue
+		}
+		mounts[i] = proto.CloneOf(m)
+		mounts[i].Image.ImageRef = c.meta.VolumeIDs[n]
+		n++
+	}
+	return mounts
+}
 
 // User returns who the container's first process was started as.
 func (c *Container) User() *runtimeapi.ContainerUser {
@@ -94,10 +109,40 @@ func (c *Container) Verbose() map[string]string {
 	if cg := c.task.Cgroup(); cg != nil {
 		v["cgroup"] = cg.Path()
 	}
+	exitFacts(v, s.Exit)
+	if kills, ok := c.task.OOMKills(); ok {
+		v["oomKills"] = fmt.Sprint(kills) // of any process in the container; whether init was one of them is the reason's to say
+	}
 	if spec, err := os.ReadFile(filepath.Join(c.p.m.tasks.Dir(c.meta.ID), "config.json")); err == nil {
 		v["runtimeSpec"] = string(spec) // by this name scripts know it from other runtimes
 	}
 	return v
+}
+
+// exitFacts adds what is known of the container's end, in words rather than numbers where there are words.
+func exitFacts(v map[string]string, x *task.Exit) {
+	if x == nil {
+		return
+	}
+	v["exitSource"] = x.Source
+	if !x.Known || !x.Wait.Signaled() {
+		return
+	}
+	v["exitSignal"] = task.SignalName(x.Wait.Signal())
+	v["coreDumped"] = fmt.Sprint(x.Wait.CoreDump())
+	k := x.Killer
+	switch {
+	case k == nil:
+		return
+	case k.Kernel:
+		v["killedBy"] = "kernel"
+	default:
+		comm, _ := json.Marshal(k.Comm) // a process names itself: it could pass for a number, or for JSON
+		v["killedBy"] = "process"
+		v["killerPid"], v["killerUID"], v["killerComm"] = fmt.Sprint(k.Pid), fmt.Sprint(k.UID), string(comm)
+		v["killerCgroupID"], v["killerInContainer"] = fmt.Sprint(k.CgroupID), fmt.Sprint(x.ByOwn())
+	}
+	v["killedAt"] = k.At.UTC().Format(time.RFC3339Nano)
 }
 
 // Start starts the container's program.
@@ -141,6 +186,8 @@ func (c *Container) Remove(ctx context.Context) error {
 	}
 	c.removed.Store(true)
 	c.p.forget(c)
+	c.p.m.stats.Forget(c.meta.ID)
+	c.p.m.events.deleted(c.meta.ID)
 	return nil
 }
 

@@ -120,6 +120,11 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	}
 	for i, mnt := range config.GetMounts() {
 		if mnt.GetImage() != nil {
+			volume, err := m.o.Images.Image(mnt.GetImage().GetImage())
+			if err != nil {
+				return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
+			}
+			meta.VolumeIDs = append(meta.VolumeIDs, volume.ID)
 			meta.Volumes = append(meta.Volumes, filepath.Join(m.tasks.Dir(meta.ID), fmt.Sprintf("volume-%d", i)))
 		}
 	}
@@ -154,6 +159,7 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	}
 	c := &Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New()}
 	p.adopt(c)
+	m.events.created(c)
 	at.enter("done")
 	return c, nil
 }

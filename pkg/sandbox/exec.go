@@ -26,7 +26,9 @@ func (c *Container) ExecSync(ctx context.Context, cmd []string, timeout time.Dur
 	if err != nil {
 		return ExecResult{}, err
 	}
-	r, err := c.task.ExecSync(ctx, process, timeout, c.p.m.o.DrainTimeout)
+	r, err := c.task.ExecSync(ctx, task.ExecSync{
+		Process: process, Timeout: timeout, Drain: c.p.m.o.DrainTimeout,
+	})
 	if err != nil {
 		return ExecResult{}, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/embedcri/embedcri/pkg/image"
 	"github.com/embedcri/embedcri/pkg/network"
 	"github.com/embedcri/embedcri/pkg/spec"
+	"github.com/embedcri/embedcri/pkg/stats"
 	"github.com/embedcri/embedcri/pkg/store"
 	"github.com/embedcri/embedcri/pkg/task"
 )
@@ -30,6 +31,7 @@ type Images interface {
 	RemoveRootfs(ctx context.Context, containerID, target string) error
 	MountImage(ctx context.Context, imageID, target string) error
 	UnmountImage(ctx context.Context, target string) error
+	RootfsUsage(ctx context.Context, containerID string) (image.Usage, error)
 }
 
 // Network is what pods need of CNI.
@@ -96,6 +98,9 @@ type Manager struct {
 	podJoins joins[*Pod]
 	ctrJoins joins[*Container]
 
+	events *events
+	stats  *stats.Collector
+
 	mu         sync.Mutex
 	pods       map[string]*Pod
 	names      map[string]*Pod // by podKey
@@ -115,12 +120,14 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, podRecs: podRecs, ctrRecs: ctrRecs,
 		pods: map[string]*Pod{}, names: map[string]*Pod{}, containers: map[string]*Container{},
+		events: newEvents(),
 	}
 	m.base, m.cancel = context.WithCancel(context.Background())
-	m.o.Tasks.Store = ctrRecs
+	m.o.Tasks.Store, m.o.Tasks.OnChange = ctrRecs, m.events.onChange
 	if m.tasks, err = task.NewManager(m.o.Tasks); err != nil {
 		return nil, err
 	}
+	m.stats = stats.New(collectorOptions(o.Images))
 	return m, nil
 }
 
@@ -128,6 +135,7 @@ func New(o Options) (*Manager, error) {
 func (m *Manager) Close() {
 	m.cancel()
 	m.tasks.Close()
+	m.stats.Close()
 }
 
 // Conditions says whether pods can be run. It never waits.

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -38,6 +39,14 @@ func (p *Pod) startInit(ctx context.Context) error {
 	if err := os.MkdirAll(p.file("init-root"), 0o711); err != nil { // goes with the pod's files
 		return fmt.Errorf("make init's root: %w", err)
 	}
+	// In a pod with a user namespace runc makes the mount points as that namespace's root.
+	mappings, err := p.mappings()
+	if err != nil {
+		return err
+	}
+	if err := os.Chown(p.file("init-root"), hostID(mappings.UIDs, 0), hostID(mappings.GIDs, 0)); err != nil {
+		return fmt.Errorf("make init's root: %w", err)
+	}
 	oci, err := p.initSpec()
 	if err != nil {
 		return err
@@ -71,7 +80,7 @@ func (p *Pod) initSpec() (*specs.Spec, error) {
 		}
 	}
 	return &specs.Spec{
-		Version: specs.Version,
+		Version: cmp.Or(p.m.o.Handlers[p.meta.Handler].Spec.OCIVersion, specs.Version), // one that the runtime accepts
 		Root:    &specs.Root{Path: p.file("init-root"), Readonly: true},
 		Process: &specs.Process{
 			Args: []string{"/pod-init"}, Cwd: "/", User: specs.User{UID: 65534, GID: 65534},

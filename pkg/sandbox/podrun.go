@@ -104,6 +104,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 		return nil, err
 	}
 	at.enter("done")
+	m.events.podReady(p)
 	p.logStages(at)
 	return p, nil
 }

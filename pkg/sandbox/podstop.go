@@ -39,7 +39,11 @@ func (p *Pod) stopLocked(ctx context.Context) error {
 	if err := p.stop(ctx); err != nil {
 		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)
 	}
-	return p.apply(evStopped)
+	if err := p.apply(evStopped); err != nil {
+		return err
+	}
+	p.m.events.podStopped(p)
+	return nil
 }
 
 func (p *Pod) stop(ctx context.Context) error {
@@ -71,6 +75,7 @@ func (p *Pod) stop(ctx context.Context) error {
 		if err := p.note(func(s *podState) { s.Pins, s.Namespaces = false, namespace.Paths{} }); err != nil {
 			return err
 		}
+		p.m.stats.Forget(p.meta.ID)
 	}
 	return nil
 }
@@ -123,6 +128,7 @@ func (p *Pod) removeLocked(ctx context.Context) error {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
 	p.removed = true
+	defer p.m.events.deleted(p.meta.ID) // when it cannot be found any more
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	delete(p.m.pods, p.meta.ID)

@@ -41,6 +41,10 @@ type podState struct {
 	Attachment *network.Attachment `json:"attachment,omitempty"` // CNI, with all that DEL needs
 	Init       bool                `json:"init,omitempty"`       // the pod's own init
 	Message    string              `json:"message,omitempty"`    // why it is not ready, if it should be
+
+	// What UpdatePodSandboxResources brought, for people and plug-ins to see.
+	Overhead  *message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitempty"`
+	Resources *message[*runtimeapi.LinuxContainerResources] `json:"resources,omitempty"`
 }
 
 // containerIdentity is what a container is; it never changes.
@@ -56,7 +60,8 @@ type containerIdentity struct {
 	Streams   ioattach.Options                     `json:"streams"`
 	Signal    int                                  `json:"signal"` // that asks it to stop
 	PodInit   bool                                 `json:"podInit,omitempty"`
-	Volumes   []string                             `json:"volumes,omitempty"` // where images are mounted as volumes
+	Volumes   []string                             `json:"volumes,omitempty"`   // where images are mounted as volumes
+	VolumeIDs []string                             `json:"volumeIDs,omitempty"` // the ids of these images
 	Config    message[*runtimeapi.ContainerConfig] `json:"config"`
 }
 

@@ -30,6 +30,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	}
 	m.endLeftovers()
 	m.settlePods(ctx)
+	m.events.recovered()
 	m.collectNetworks(ctx)
 	return nil
 }
@@ -90,6 +91,7 @@ func (m *Manager) recoverPods() error {
 			s = podState{State: Unknown, Files: true, Pins: true, Init: p.sharesPID(), Message: err.Error()}
 		}
 		p.state.Store(&s)
+		m.events.restoredPod(p, s.State)
 		m.pods[id] = p
 		m.names[podKey(meta.Config.M.GetMetadata())] = p
 	}
@@ -146,6 +148,7 @@ func (m *Manager) recoverContainer(ctx context.Context, id string) error {
 		return err
 	}
 	p.adopt(&Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New()})
+	m.events.restored(id, p, t)
 	return nil
 }
 

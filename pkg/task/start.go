@@ -5,6 +5,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +32,7 @@ func (t *Task) Start(ctx context.Context) error {
 		t.startFailed(se.Code, se.Message)
 		return fmt.Errorf("start container %s: %s: %w", t.id, se.Message, errdefs.ErrFailedPrecondition)
 	}
+	started := time.Now() // before: the program may be over when the runtime returns
 	if err := t.runtime.Start(ctx, t.id, t.dir); err != nil {
 		// Init may have been killed while it was parked: then its exit says more than the runtime's "cannot start".
 		if serr := t.signal(unix.SIGKILL); serr == nil {
@@ -42,15 +44,17 @@ func (t *Task) Start(ctx context.Context) error {
 		t.startFailed(startErrorCode, err.Error())
 		return fmt.Errorf("start container %s: %w", t.id, err)
 	}
-	return t.apply(evStarted, func(s *Status) { s.StartedAt = time.Now() })
+	return t.apply(evStarted, func(s *Status) { s.StartedAt = started })
 }
 
-// startFailed records why there was never a program. If init has died of our signal its exit is already there, and only the
-// words are added.
+// startFailed records why there was never a program. If init's exit is there already, it says more (init was killed, or ran out of
+// memory, while it was parked), and only the words are added.
 func (t *Task) startFailed(code uint8, message string) {
 	err := t.apply(evFailed, func(s *Status) {
+		if s.Exit == nil || s.Exit.Killer != nil && s.Exit.Killer.Pid == os.Getpid() {
+			s.Exit = &Exit{Known: true, Wait: exitedWith(code), Source: "start"}
+		}
 		s.Reason, s.Message = reasonStartError, message
-		s.Exit = &Exit{Known: true, Wait: exitedWith(code), Source: "start"}
 		if s.FinishedAt.IsZero() {
 			s.FinishedAt = time.Now()
 		}

@@ -3,6 +3,7 @@
 package task
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ type Status struct {
 	Message    string    `json:"message,omitempty"`   // a sentence for people
 
 	BootID     string      `json:"bootID,omitempty"`     // /proc/sys/kernel/random/boot_id when the process was made: pids of another boot mean nothing
+	PidStart   uint64      `json:"pidStart,omitempty"`   // start time of Pid, field 22 of /proc/<pid>/stat: within a boot, a pid with another one is a stranger
 	StartError *StartError `json:"startError,omitempty"` // known at creation: there is no program to start
 	Stop       *StopIntent `json:"stop,omitempty"`       // a stop that has begun; a restarted daemon goes on with it
 }
@@ -30,10 +32,19 @@ type Status struct {
 // StopIntent is a stop that has been asked for.
 type StopIntent struct {
 	Signal   unix.Signal   `json:"signal"`
-	Grace    time.Duration `json:"grace"`            // as asked by the call that set Deadline
-	Deadline time.Time     `json:"deadline"`         // when SIGKILL is sent
-	Forced   bool          `json:"forced,omitempty"` // SIGKILL has been sent
-	By       int           `json:"by,omitempty"`     // pid of the daemon that sends the signals, to know its own hand in an exit record
+	Grace    time.Duration `json:"grace"`             // as asked by the call that set Deadline
+	Deadline time.Time     `json:"deadline"`          // when SIGKILL is sent
+	Sent     bool          `json:"sent,omitempty"`    // Signal has been sent: many programs take a second one for "hurry"
+	Forced   bool          `json:"forced,omitempty"`  // SIGKILL has been, or is being, sent
+	Senders  []int         `json:"senders,omitempty"` // pids of the daemons that had a hand in it, to know their signals in an exit record
+}
+
+// with returns a copy of i that change has been applied to. Statuses are shared, so an intent is never changed in place.
+func (i *StopIntent) with(change func(*StopIntent)) *StopIntent {
+	c := *i
+	c.Senders = slices.Clone(i.Senders)
+	change(&c)
+	return &c
 }
 
 // Exit is how init ended.
@@ -42,7 +53,15 @@ type Exit struct {
 	Wait   unix.WaitStatus `json:"wait"`  // as wait(2) reports it; exit code, signal and core flag apart
 	OOM    bool            `json:"oom,omitempty"`
 	Killer *exitbpf.Sender `json:"killer,omitempty"` // who generated the signal it died of
-	Source string          `json:"source,omitempty"` // which witness told: bpf, recent, wait, pidfd, start (never had a program)
+	Source string          `json:"source,omitempty"` // which witness told: bpf, recent, wait, stat, pidfd, start (never had a program)
+
+	CgroupID uint64 `json:"cgroupID,omitempty"` // where it died, as in Killer.CgroupID
+	OOMKills uint64 `json:"oomKills,omitempty"` // processes of the container that the OOM killer ended in its whole life, init included
+}
+
+// ByOwn tells whether the fatal signal came from a process of the container itself.
+func (e *Exit) ByOwn() bool {
+	return e != nil && e.Killer != nil && !e.Killer.Kernel && e.CgroupID != 0 && e.Killer.CgroupID == e.CgroupID
 }
 
 // UnknownExitCode is reported for a process that is gone without a record. It is the value that the kubelet's users know from

@@ -6,14 +6,16 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-)
 
-const killSignal = unix.SIGKILL
+	"github.com/embedcri/embedcri/pkg/exitbpf"
+	"github.com/embedcri/embedcri/pkg/task/internal/runc"
+)
 
 // Stop sends sig, and SIGKILL to everything when grace is over; it returns when the exit is stored. Stopping what is down
 // succeeds. A second Stop while one is under way can only shorten its grace period; the signal is sent once.
@@ -50,15 +52,40 @@ func (t *Task) beginStop(sig unix.Signal, grace time.Duration) error {
 		t.resumeStopLocked()
 		return nil
 	}
-	err := t.noteLocked(func(s *Status) {
-		forced := s.Stop != nil && s.Stop.Forced
-		s.Stop = &StopIntent{Signal: sig, Grace: max(grace, 0), Deadline: deadline, Forced: forced, By: os.Getpid()}
-	})
+	old := s.Stop
+	if old == nil {
+		old = &StopIntent{Signal: sig}
+	}
+	err := t.noteStopLocked(old.with(func(i *StopIntent) {
+		i.Grace, i.Deadline = max(grace, 0), deadline
+		i.sign()
+		if !i.Sent {
+			i.Signal = sig
+		}
+	}))
 	if err != nil {
 		return err
 	}
 	t.resumeStopLocked()
 	return nil
+}
+
+// sign adds this daemon to those who have a hand in the stop.
+func (i *StopIntent) sign() {
+	if me := os.Getpid(); !slices.Contains(i.Senders, me) {
+		i.Senders = append(i.Senders, me)
+	}
+}
+
+// noteStopLocked stores i. In state Unknown it is only kept in memory: the record on disk is damaged, and stays as it is until the
+// container is known to be dead.
+func (t *Task) noteStopLocked(i *StopIntent) error {
+	if s := *t.status.Load(); s.State == Unknown {
+		s.Stop = i
+		t.status.Store(&s)
+		return nil
+	}
+	return t.noteLocked(func(s *Status) { s.Stop = i })
 }
 
 // resumeStopLocked makes sure that a stopper runs and knows the deadline.
@@ -77,13 +104,7 @@ func (t *Task) resumeStopLocked() {
 
 // stopper carries one stop through. It ends with the task's exit.
 func (t *Task) stopper(wake <-chan struct{}) {
-	intent := t.Status().Stop
-	if time.Until(intent.Deadline) > 0 {
-		if err := t.signal(intent.Signal); err != nil && !errdefs.IsNotFound(err) {
-			t.log().Error(err, "send stop signal", "container", t.id)
-		}
-		t.thaw() // a signal waits until its process runs
-	}
+	t.sendStopSignal()
 	for {
 		left := time.Until(t.Status().Stop.Deadline)
 		if left <= 0 {
@@ -102,13 +123,14 @@ func (t *Task) stopper(wake <-chan struct{}) {
 		case <-timer.C:
 		}
 	}
-	t.mu.Lock()
-	if err := t.noteLocked(func(s *Status) { stop := *s.Stop; stop.Forced, stop.By = true, os.Getpid(); s.Stop = &stop }); err != nil {
-		t.log().Error(err, "record forced stop", "container", t.id)
+	if !t.noteForced() {
+		return
 	}
-	t.mu.Unlock()
 	for {
 		t.kill()
+		if t.Status().State == Unknown && t.endUnwatched() {
+			return
+		}
 		select {
 		case <-t.exited:
 			return
@@ -120,6 +142,49 @@ func (t *Task) stopper(wake <-chan struct{}) {
 	}
 }
 
+// sendStopSignal sends the stop signal, unless that has been done or the grace period is over already.
+func (t *Task) sendStopSignal() {
+	t.mu.Lock()
+	stop := t.Status().Stop
+	if stop.Sent || stop.Forced || time.Until(stop.Deadline) <= 0 {
+		t.mu.Unlock()
+		t.thaw() // a daemon that died may have sent it to a frozen container
+		return
+	}
+	// First shown, for the exit path, which may run as soon as the signal is out. Then sent, and then stored: a daemon that dies in
+	// between has its successor send it again rather than not at all.
+	s := *t.status.Load()
+	s.Stop = stop.with(func(i *StopIntent) { i.Sent = true })
+	t.status.Store(&s)
+	t.mu.Unlock()
+
+	if err := t.signal(stop.Signal); err != nil && !errdefs.IsNotFound(err) {
+		t.log().Error(err, "send stop signal", "container", t.id)
+	}
+	t.thaw() // a signal waits until its process runs
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.noteStopLocked(t.Status().Stop); err != nil {
+		t.log().Error(err, "record stop signal", "container", t.id)
+	}
+}
+
+// noteForced records that SIGKILL is about to be sent, and by whom: the exit path goes by it. It returns false if the container
+// has ended meanwhile.
+func (t *Task) noteForced() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.Status()
+	if s.State == Exited || s.State == Removing || s.State == gone {
+		return false
+	}
+	forced := s.Stop.with(func(i *StopIntent) { i.Forced = true; i.sign() })
+	if err := t.noteStopLocked(forced); err != nil {
+		t.log().Error(err, "record forced stop", "container", t.id)
+	}
+	return true
+}
+
 // kill sends SIGKILL to all of the container.
 func (t *Task) kill() {
 	err := t.signal(unix.SIGKILL)
@@ -127,17 +192,49 @@ func (t *Task) kill() {
 		if cerr := t.cgroup.Kill(); cerr != nil {
 			t.log().Error(cerr, "kill cgroup", "container", t.id)
 		}
-	} else if err != nil {
+	} else if err != nil && !errdefs.IsNotFound(err) {
 		t.log().Error(err, "kill container", "container", t.id)
 	}
 	t.thaw()
-	if t.watch.Load() == nil && t.Status().State == Unknown {
-		// Its record could not be read, so nobody watches its init. The cgroup is empty now, which is the proof of death.
-		if alive, err := t.cgroup.Alive(); err == nil && !alive {
-			t.onExit(unknownExit())
+}
+
+// endUnwatched ends a container whose record could not be read, so that nobody watches its init and no exit will be reported. What
+// proves it dead is that its cgroup is empty; where not even the cgroup is known, that the runtime, which kills what runs, has
+// deleted the container or does not know it.
+func (t *Task) endUnwatched() bool {
+	if t.cgroup == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), runc.DefaultTimeout)
+		defer cancel()
+		if err := t.op.Lock(ctx); err != nil {
+			return false
+		}
+		defer t.op.Unlock()
+		if err := t.deleteRuntime(ctx); err != nil {
+			t.log().Error(err, "end container without a record", "container", t.id)
+			return false
+		}
+	} else {
+		for deadline := time.Now().Add(killTimeout); ; {
+			alive, err := t.cgroup.Alive()
+			if err == nil && !alive {
+				break
+			}
+			if time.Now().After(deadline) {
+				return false
+			}
+			select {
+			case <-time.After(emptyPoll):
+			case <-t.m.closing:
+				return false
+			}
 		}
 	}
+	t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
+	return true
 }
+
+// emptyPoll is how often a dying cgroup is looked at; it takes about a millisecond.
+const emptyPoll = 5 * time.Millisecond
 
 // thaw lets a paused container run, as a frozen process does not act on signals (cgroup v1: not even on SIGKILL).
 func (t *Task) thaw() {
@@ -168,8 +265,8 @@ func (t *Task) endUnstartedLocked() error {
 	return nil
 }
 
-// signalName is SIGTERM and the like; real-time signals are SIGRTMIN+n, as the C library has them.
-func signalName(s unix.Signal) string {
+// SignalName is SIGTERM and the like; real-time signals are SIGRTMIN+n, as the C library has them.
+func SignalName(s unix.Signal) string {
 	if n := unix.SignalName(s); n != "" {
 		return n
 	}

@@ -205,6 +205,10 @@ func call(conn *net.UnixConn, req []byte, fds []int) (text []byte, fd int, err e
 	if err != nil {
 		return nil, -1, err
 	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		closeAll(got)
+		return nil, -1, err
+	}
 	fd = -1
 	if len(got) > 0 {
 		fd = got[0]

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ioattach
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// sink is a client's writer that remembers, and may be slowed down or stuck.
+type sink struct {
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	closed bool
+	stuck  chan struct{} // Write waits for it if set
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	if s.stuck != nil {
+		<-s.stuck
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(b)
+}
+
+func (s *sink) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+func (s *sink) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+// attach runs Attach and waits until the client is in.
+func attach(t testing.TB, ctx context.Context, st *Streams, c Client) chan error {
+	t.Helper()
+	st.mu.Lock()
+	before := len(st.clients)
+	st.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- st.Attach(ctx, c) }()
+	await(t, func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return len(st.clients) > before || len(done) > 0
+	})
+	return done
+}
+
+func result(t testing.TB, done chan error) error {
+	t.Helper()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		t.Fatal("attach does not end")
+		return nil
+	}
+}
+
+func TestAttachFollowsOutput(t *testing.T) {
+	n := newNode(t, HubOptions{})
+	st := n.create("c", Options{Stdin: true})
+	cmd := start(t, st, `read a; echo "out $a"; echo "err $a" >&2; read b; echo "out $b"`)
+	pr, pw := io.Pipe()
+	var out, errs, out2 sink
+	first := attach(t, t.Context(), st, Client{Stdin: pr, Stdout: &out, Stderr: &errs})
+	fmt.Fprintln(pw, "one")
+	await(t, func() bool { return out.String() == "out one\n" && errs.String() == "err one\n" })
+	second := attach(t, t.Context(), st, Client{Stdout: &out2})
+	fmt.Fprintln(pw, "two")
+	drain(t, st, cmd)
+	// The client still keeps its stdin open: the attach ends all the same.
+	for _, done := range []chan error{first, second} {
+		if err := result(t, done); err != nil {
+			t.Error(err)
+		}
+	}
+	if out.String() != "out one\nout two\n" || errs.String() != "err one\n" || !out.closed || !errs.closed {
+		t.Errorf("first client got %q, %q", out.String(), errs.String())
+	}
+	if out2.String() != "out two\n" {
+		t.Errorf("second client got %q: no history, only what follows", out2.String())
+	}
+	if got := output(readLog(t, n.log("c")), "stdout"); got != "out one\nout two\n" {
+		t.Errorf("log %q", got)
+	}
+	if err := st.Attach(t.Context(), Client{Stdout: &out}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("attach to a dead process: %v", err)
+	}
+	_ = pw.Close()
+}
+
+func TestStuckClientIsCut(t *testing.T) {
+	n := newNode(t, HubOptions{ClientBuffer: 1 << 20})
+	st := n.create("c", Options{})
+	stuck := &sink{stuck: make(chan struct{})}
+	defer close(stuck.stuck)
+	var good sink
+	hung := attach(t, t.Context(), st, Client{Stdout: stuck})
+	const lines = 20_000 // 2 MB
+	cmd := startCmd(t, st, exec.Command("/bin/sh", "-c",
+		fmt.Sprintf(`i=0; while [ $i -lt %d ]; do echo "$i %090d"; i=$((i+1)); done`, lines, 7)))
+	flowing := attach(t, t.Context(), st, Client{Stdout: &good})
+	if err := result(t, hung); !errors.Is(err, ErrSlow) || !errdefs.IsResourceExhausted(err) {
+		t.Errorf("stuck client got %v", err)
+	}
+	drain(t, st, cmd)
+	if err := result(t, flowing); err != nil {
+		t.Error(err)
+	}
+	if got := strings.Count(output(readLog(t, n.log("c")), "stdout"), "\n"); got != lines {
+		t.Errorf("log has %d lines, want %d", got, lines)
+	}
+	if out := good.String(); !strings.HasSuffix(output(readLog(t, n.log("c")), "stdout"), out) || len(out) == 0 {
+		t.Errorf("the other client got %d bytes that are not the end of the log", len(out))
+	}
+	if s := n.hub.Stats(); s.CutClients != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestStdinOnce(t *testing.T) {
+	for _, once := range []bool{true, false} {
+		t.Run(fmt.Sprint(once), func(t *testing.T) {
+			n := newNode(t, HubOptions{})
+			st := n.create("c", Options{Stdin: true, StdinOnce: once})
+			cmd := start(t, st, `while read x; do echo "got $x"; done; echo end`)
+			var out sink
+			watch := attach(t, t.Context(), st, Client{Stdout: &out})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := attach(t, ctx, st, Client{Stdin: strings.NewReader("a\n")})
+			await(t, func() bool { return strings.Contains(out.String(), "got a\n") })
+			if once {
+				drain(t, st, cmd)
+				if err := result(t, done); err != nil {
+					t.Error(err)
+				}
+			} else {
+				cancel()
+				if err := result(t, done); !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+				ctx, cancel = context.WithCancel(t.Context())
+				done = attach(t, ctx, st, Client{Stdin: strings.NewReader("b\n")})
+				await(t, func() bool { return strings.Contains(out.String(), "got b\n") })
+				if strings.Contains(out.String(), "end") {
+					t.Error("stdin was closed")
+				}
+				cancel()
+				_ = result(t, done)
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				drain(t, st, cmd)
+			}
+			cancel()
+			_ = result(t, watch)
+			if want := map[bool]string{true: "got a\nend\n", false: "got a\ngot b\n"}[once]; out.String() != want {
+				t.Errorf("output %q, want %q", out.String(), want)
+			}
+		})
+	}
+}
+
+// TestExecIsLossless sends 100 MB through stdin to a slow client on stdout.
+func TestExecIsLossless(t *testing.T) {
+	n := newNode(t, HubOptions{ClientBuffer: 1 << 20})
+	st := n.create("e", Options{Exec: true, Stdin: true})
+	const size = 100 << 20
+	in, out := md5.New(), md5.New()
+	var got int
+	pr, pw := io.Pipe()
+	done := attach(t, t.Context(), st, Client{
+		Stdin: io.TeeReader(io.LimitReader(pattern{}, size), in), Stdout: pw,
+	})
+	read := make(chan error, 1)
+	go func() {
+		buf := make([]byte, 100_000)
+		for {
+			k, err := pr.Read(buf)
+			out.Write(buf[:k])
+			got += k
+			if err != nil {
+				read <- err
+				return
+			}
+		}
+	}()
+	cmd := start(t, st, "cat")
+	drain(t, st, cmd)
+	if err := result(t, done); err != nil {
+		t.Error(err)
+	}
+	if err := <-read; err != io.EOF {
+		t.Error(err)
+	}
+	if got != size || !bytes.Equal(in.Sum(nil), out.Sum(nil)) {
+		t.Errorf("%d bytes came back of %d, sums %x %x", got, size, in.Sum(nil), out.Sum(nil))
+	}
+}
+
+// pattern is endless bytes that differ.
+type pattern struct{}
+
+func (pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(i * 7)
+	}
+	return len(b), nil
+}
+
+func TestExecOutputWaitsForClient(t *testing.T) {
+	n := newNode(t, HubOptions{})
+	st := n.create("e", Options{Exec: true})
+	cmd := start(t, st, "echo early")
+	_ = cmd.Wait()
+	var out sink
+	done := attach(t, t.Context(), st, Client{Stdout: &out})
+	drain(t, st, nil)
+	if err := result(t, done); err != nil || out.String() != "early\n" {
+		t.Errorf("%v, %q", err, out.String())
+	}
+}

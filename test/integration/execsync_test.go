@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	criclient "k8s.io/cri-client/pkg"
+)
+
+// none waits until a container has no process whose command line contains text.
+func (n *streamNode) none(id, text string) {
+	n.t.Helper()
+	n.Eventually("no process is left", func() error {
+		if pids := processesIn(id, text); len(pids) > 0 {
+			return fmt.Errorf("%q still runs as %v", text, pids)
+		}
+		return nil
+	})
+}
+
+// escapes starts "sleep SECONDS" in the background, and again in a session of its own and with another parent, which is how
+// daemons get away from whoever started them.
+func escapes(seconds int) string {
+	return fmt.Sprintf("sleep %d & setsid sh -c '(sleep %d &) &' ; ", seconds, seconds)
+}
+
+// TestExecSync runs commands as the kubelet's probes do.
+func TestExecSync(t *testing.T) {
+	n := startStreamNode(t)
+	id := n.run(nil, "sleep", "1000")
+	ctx := n.Ctx()
+	n.flat(func() {
+		// Each output alone fits into the kubelet's message up to its bound of 16 MiB, less what the message needs itself.
+		const cap = 16<<20 - 1<<10
+		_, _, err := n.Runtime.ExecSync(ctx, id, []string{"sh", "-c", "head -c 50000000 /dev/zero; exit 4"}, time.Minute)
+		if err == nil || !strings.Contains(err.Error(), "exited with 4") {
+			t.Errorf("exit code of a command that prints 50 MB: %v", err)
+		}
+		out, errOut, err := n.Runtime.ExecSync(ctx, id, []string{"sh", "-c", "head -c 50000000 /dev/zero; head -c 50000000 /dev/zero >&2"}, time.Minute)
+		if err != nil || len(out)+len(errOut) != cap || len(out) != cap/2 {
+			t.Errorf("both outputs too long: %d and %d bytes, %v", len(out), len(errOut), err)
+		}
+		out, _, err = n.Runtime.ExecSync(ctx, id, []string{"head", "-c", "50000000", "/dev/zero"}, time.Minute)
+		if err != nil || len(out) != cap {
+			t.Errorf("one output too long: %d bytes, %v", len(out), err)
+		}
+		if _, _, err = n.Runtime.ExecSync(ctx, id, []string{"cat"}, time.Minute); err != nil {
+			t.Errorf("a command that reads stdin, of which there is none: %v", err)
+		}
+	})
+	n.flat(func() {
+		// Timed out: nothing of it is left.
+		started := time.Now()
+		_, _, err := n.Runtime.ExecSync(ctx, id, []string{"sh", "-c", escapes(7001) + "sleep 7001"}, time.Second)
+		if took := time.Since(started); !errors.Is(err, criclient.ErrCommandTimedOut) || took < time.Second || took > 5*time.Second {
+			t.Errorf("time-out of 1 s: %v, after %v", err, took)
+		}
+		n.none(id, "sleep 7001")
+
+		// Its client is gone: likewise.
+		ctx, leave := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() {
+			_, _, err := n.Runtime.ExecSync(ctx, id, []string{"sh", "-c", escapes(7002) + "sleep 7002"}, 0)
+			ended <- err
+		}()
+		n.Eventually("the command runs", func() error {
+			if pids := processesIn(id, "sleep 7002"); len(pids) < 3 {
+				return fmt.Errorf("processes %v", pids)
+			}
+			return nil
+		})
+		leave()
+		want(t, <-ended, codes.Canceled, "")
+		n.none(id, "sleep 7002")
+	})
+	if left, _ := filepath.Glob("/sys/fs/cgroup/freezer" + n.Parent + "/*/exec-*"); len(left) != 0 {
+		t.Errorf("cgroups of execs are left: %v", left)
+	}
+}
+
+// TestExecSyncBackgroundChild: a child that holds the output does not hold the answer, and goes when the container goes.
+func TestExecSyncBackgroundChild(t *testing.T) {
+	n := startStreamNode(t)
+	n.flat(func() {
+		id := n.run(nil, "sleep", "1000")
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				started := time.Now()
+				out, _, err := n.Runtime.ExecSync(n.Ctx(), id, []string{"sh", "-c", "echo there; sleep 7003 & exit 0"}, 30*time.Second)
+				if took := time.Since(started); err != nil || string(out) != "there\n" || took > 4*time.Second {
+					t.Errorf("%q, %v, after %v; want an answer after 2 s", out, err, took)
+				}
+			})
+		}
+		wg.Wait()
+		if pids := processesIn(id, "sleep 7003"); len(pids) != 3 {
+			t.Errorf("background processes of execs that went well: %v, want 3", pids)
+		}
+		n.stop(id)
+		n.none(id, "sleep 7003")
+	})
+}
+
+// TestExecSyncSoak: EMBEDCRI_SOAK calls, 500 by default, leave the daemon as it was.
+func TestExecSyncSoak(t *testing.T) {
+	n := startStreamNode(t)
+	calls, parallel := envInt("EMBEDCRI_SOAK", 500), 4
+	var ids []string
+	for range parallel {
+		ids = append(ids, n.run(nil, "sleep", "100000"))
+	}
+	soak := func(calls int) {
+		var wg sync.WaitGroup
+		for _, id := range ids {
+			wg.Go(func() {
+				for i := range calls / parallel {
+					text := fmt.Sprintf("%s %d\n", id, i)
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+					out, _, err := n.Runtime.ExecSync(ctx, id, []string{"echo", "-n", text}, 30*time.Second)
+					cancel()
+					if err != nil || string(out) != text {
+						t.Errorf("call %d: %q, %v", i, out, err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	soak(60) // buffers and threads that stay
+	before := n.usage()
+	started := time.Now()
+	n.flat(func() { soak(calls) })
+	took, after := time.Since(started), n.usage()
+	t.Logf("%d calls: %.0f/s, %.1f CPU-ms of the daemon each", calls, float64(calls)/took.Seconds(),
+		float64((after.cpu-before.cpu).Milliseconds())/float64(calls))
+	if grown := after.pss - before.pss; grown > 16<<10 {
+		t.Errorf("the daemon has grown by %d KiB", grown)
+	}
+	if grown := after.threads - before.threads; grown > 8 {
+		t.Errorf("the daemon has %d threads more", grown)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/freezer" + n.Parent + "/*/exec-*"); len(left) != 0 {
+		t.Errorf("%d cgroups of execs are left", len(left))
+	}
+	for _, id := range ids {
+		left, err := os.ReadDir(filepath.Join(n.State, "task", id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range left {
+			if strings.HasPrefix(f.Name(), "exec-") {
+				t.Errorf("left in the bundle: %s", f.Name())
+			}
+		}
+	}
+}
