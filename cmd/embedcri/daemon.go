@@ -162,7 +162,13 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	klog.Background().Info("serving", "socket", c.Socket, "version", Version, "tracer", tracer.Mode().String(),
 		"pods", len(pods.Pods()), "containers", len(pods.Containers()), "took", time.Since(started).Round(time.Millisecond))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // nobody to notify is not an error
-	return server.Serve(ctx, listener)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	context.AfterFunc(ctx, func() {
+		pods.Quiesce() // before clients are cut off
+		stop()
+	})
+	return server.Serve(serving, listener)
 }
 
 // listen makes the unix socket, for root alone from its first moment on.

@@ -131,8 +131,18 @@ func New(o Options) (*Manager, error) {
 	return m, nil
 }
 
+// Quiesce prepares for the end of the daemon: it lets go of all streams. It has to come before attached clients are cut off, as a
+// client that leaves by itself may close a container's stdin for good (StdinOnce), and this is not the client's doing.
+func (m *Manager) Quiesce() {
+	m.tasks.Quiesce()
+	for _, c := range m.Containers() {
+		c.task.LetGo()
+	}
+}
+
 // Close lets go of everything; pods and containers live on.
 func (m *Manager) Close() {
+	m.Quiesce()
 	m.cancel()
 	m.tasks.Close()
 	m.stats.Close()

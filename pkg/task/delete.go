@@ -49,7 +49,7 @@ func (t *Task) Delete(ctx context.Context) error {
 func (t *Task) dropStreams() error {
 	s := t.streams.Swap(nil)
 	if s == nil {
-		return nil
+		return t.m.o.Streams.Remove(t.dir) // never loaded by this daemon; an earlier one's may still be held by the keeper
 	}
 	return s.Remove()
 }

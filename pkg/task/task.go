@@ -66,6 +66,7 @@ type Manager struct {
 	o       Options
 	bootID  string
 	closing chan struct{}
+	quiesce sync.Once
 	wg      sync.WaitGroup // the goroutines of all tasks
 }
 
@@ -84,9 +85,13 @@ func NewManager(o Options) (*Manager, error) {
 	return &Manager{o: o, bootID: boot, closing: make(chan struct{})}, nil
 }
 
+// Quiesce stops taking notice of containers: an exit from now on is for the next daemon, to whom the kernel keeps its record and
+// the keeper the output. It comes before Task.LetGo and Close, and may be repeated.
+func (m *Manager) Quiesce() { m.quiesce.Do(func() { close(m.closing) }) }
+
 // Close lets go of all tasks and waits for what is under way. The containers run on.
 func (m *Manager) Close() {
-	close(m.closing)
+	m.Quiesce()
 	m.wg.Wait()
 }
 
@@ -214,6 +219,16 @@ func (t *Task) signal(sig unix.Signal) error {
 		return fmt.Errorf("signal container %s: no process: %w", t.id, errdefs.ErrNotFound)
 	}
 	return (*w).Signal(sig)
+}
+
+// LetGo closes the daemon's ends of the container's streams; attached clients end. The container does not notice, and the next
+// daemon takes the streams up again.
+func (t *Task) LetGo() {
+	if s := t.Streams(); s != nil {
+		if err := s.Close(); err != nil {
+			t.log().Error(err, "let go of streams", "container", t.id)
+		}
+	}
 }
 
 // BootID names this boot of the machine, as records do.
