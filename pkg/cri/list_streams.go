@@ -67,10 +67,3 @@ func (s *Server) StreamPodSandboxStats(r *runtimeapi.StreamPodSandboxStatsReques
 		return &runtimeapi.StreamPodSandboxStatsResponse{PodSandboxStats: b}
 	}, stream.Send)
 }
-
-// StreamPodSandboxMetrics is ListPodSandboxMetrics in pieces.
-func (s *Server) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, stream runtimeapi.RuntimeService_StreamPodSandboxMetricsServer) error {
-	return sendBatches(s.listPodMetrics(), metricsBatch, func(b []*runtimeapi.PodSandboxMetrics) *runtimeapi.StreamPodSandboxMetricsResponse {
-		return &runtimeapi.StreamPodSandboxMetricsResponse{PodSandboxMetrics: b}
-	}, stream.Send)
-}

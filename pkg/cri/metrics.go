@@ -4,6 +4,7 @@ package cri
 
 import (
 	"context"
+	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -17,34 +18,49 @@ func (s *Server) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDe
 
 // ListPodSandboxMetrics reports what the ready pods and their running containers use, for the kubelet's /metrics/cadvisor.
 func (s *Server) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
-	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: s.listPodMetrics()}, nil
+	r := &runtimeapi.ListPodSandboxMetricsResponse{}
+	all, _ := s.encodePodMetrics()
+	r.ProtoReflect().SetUnknown(all)
+	return r, nil
 }
 
-func (s *Server) listPodMetrics() []*runtimeapi.PodSandboxMetrics {
+// StreamPodSandboxMetrics is ListPodSandboxMetrics in pieces.
+func (s *Server) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, stream runtimeapi.RuntimeService_StreamPodSandboxMetricsServer) error {
+	all, ends := s.encodePodMetrics()
+	from := 0
+	for batch := range slices.Chunk(ends, metricsBatch) {
+		to := batch[len(batch)-1]
+		r := &runtimeapi.StreamPodSandboxMetricsResponse{}
+		r.ProtoReflect().SetUnknown(all[from:to])
+		if err := stream.Send(r); err != nil {
+			return err
+		}
+		from = to
+	}
+	return nil
+}
+
+// encodePodMetrics returns the encoded elements of an answer, and where each of them ends.
+func (s *Server) encodePodMetrics() (all []byte, ends []int) {
 	ps, ids := s.readyPods(func(pod) bool { return true })
 	used := s.pods.PodStats(ids)
-	var a metricArena
 	var fs *stats.Filesystem
 	if s.opts.LayerDir != "" {
 		if f, err := stats.ReadFilesystem(s.opts.LayerDir); err == nil {
 			fs = &f
 		}
 	}
-	out := make([]*runtimeapi.PodSandboxMetrics, 0, len(ps))
-	for _, p := range ps {
+	var e metricEncoder
+	for i, p := range ps {
 		u, ok := used[p.ID()]
 		if !ok {
-			continue
+			continue // removed meanwhile
 		}
-		m := &runtimeapi.PodSandboxMetrics{PodSandboxId: p.ID(), Metrics: a.ofPod(p, u)}
-		for _, c := range p.Containers() {
-			if cu, ok := u.Containers[c.ID()]; ok && cu.Sample != nil && cu.HasCgroup {
-				m.ContainerMetrics = append(m.ContainerMetrics, &runtimeapi.ContainerMetrics{
-					ContainerId: c.ID(), Metrics: a.ofContainer(p, c, cu, fs),
-				})
-			}
+		all = e.pod(all, p, u, fs)
+		ends = append(ends, len(all))
+		if i == 0 {
+			all = slices.Grow(all, len(all)*len(ps)*5/4) // pods are much alike
 		}
-		out = append(out, m)
 	}
-	return out
+	return all, ends
 }

@@ -350,8 +350,8 @@ func TestUpdatePodResources(t *testing.T) {
 	wantCode(t, "no such pod", err, codes.NotFound)
 }
 
-// BenchmarkListPodMetrics is the making of an answer of 200 pods, without sending it.
-func BenchmarkListPodMetrics(b *testing.B) {
+// BenchmarkEncodePodMetrics is the making of an answer of 200 pods, without sending it.
+func BenchmarkEncodePodMetrics(b *testing.B) {
 	pods, p, c := measuredNode()
 	for range 199 {
 		q, d := *p, *c
@@ -364,6 +364,6 @@ func BenchmarkListPodMetrics(b *testing.B) {
 	}
 	defer s.Close()
 	for b.Loop() {
-		s.listPodMetrics()
+		s.encodePodMetrics()
 	}
 }

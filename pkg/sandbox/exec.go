@@ -27,12 +27,17 @@ func (c *Container) ExecSync(ctx context.Context, cmd []string, timeout time.Dur
 		return ExecResult{}, err
 	}
 	r, err := c.task.ExecSync(ctx, task.ExecSync{
-		Process: process, Timeout: timeout, Drain: c.p.m.o.DrainTimeout,
+		Process: process, Timeout: timeout, Drain: c.p.m.o.DrainTimeout, Launch: c.launch,
 	})
 	if err != nil {
 		return ExecResult{}, err
 	}
 	return ExecResult{Stdout: r.Stdout, Stderr: r.Stderr, Code: r.Exit.Code()}, nil
+}
+
+// launch waits for the pod's turn to launch a process.
+func (c *Container) launch(ctx context.Context) (release func(), err error) {
+	return c.p.m.launches.acquire(ctx, c.p.meta.ID)
 }
 
 // ExecRequest is a command with streams.
@@ -52,6 +57,7 @@ func (c *Container) Exec(ctx context.Context, r ExecRequest) (int32, error) {
 	}
 	exit, err := c.task.ExecStream(ctx, process, task.ExecStreams{
 		TTY: r.TTY, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Resize: r.Resize, Drain: c.p.m.o.DrainTimeout,
+		Launch: c.launch,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("exec: %w", err)

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -97,6 +98,7 @@ type Manager struct {
 
 	podJoins joins[*Pod]
 	ctrJoins joins[*Container]
+	launches *launchLimit // of execs
 
 	events *events
 	stats  *stats.Collector
@@ -118,7 +120,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, podRecs: podRecs, ctrRecs: ctrRecs,
+		o: o, podRecs: podRecs, ctrRecs: ctrRecs, launches: newLaunchLimit(max(8, 4*runtime.GOMAXPROCS(0))),
 		pods: map[string]*Pod{}, names: map[string]*Pod{}, containers: map[string]*Container{},
 		events: newEvents(),
 	}

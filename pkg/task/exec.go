@@ -104,6 +104,7 @@ func (e *Exec) follow() {
 	}
 	x, err := e.watch.Exit()
 	e.exit, _ = exitOf(x, err)
+	e.group.ended()
 	if err := e.t.m.o.Exits.Forget(e.key); err != nil {
 		e.t.log().Error(err, "forget exit record", "container", e.t.id, "exec", e.id)
 	}

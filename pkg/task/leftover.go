@@ -3,6 +3,10 @@
 package task
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+
 	"k8s.io/klog/v2"
 
 	"github.com/embedcri/embedcri/pkg/exitbpf"
@@ -11,7 +15,7 @@ import (
 // EndLeftovers ends the execs of previous daemons, once, after all tasks have been loaded and before there is a new one. Their
 // clients went with the daemon that served them, and nobody can tell anybody how they end; so they are killed, with all that they
 // have started, and their exit records forgotten. It touches only what is provably an exec's: the members of its sub-cgroup, and
-// records under keys that belong to no task.
+// records under keys that belong to no task. What an exec that had ended left in the background goes on, as after any exec.
 func (m *Manager) EndLeftovers(tasks []*Task) {
 	known := make(map[exitbpf.Key]bool, len(tasks))
 	for _, t := range tasks {
@@ -24,7 +28,10 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 			t.log().Error(err, "look for execs of a previous daemon", "container", t.id)
 		}
 		for _, sub := range subs {
-			g := &execGroup{cg: sub}
+			g := &execGroup{cg: sub, marker: t.execMarker(filepath.Base(sub.Path()))}
+			if _, err := os.Stat(g.marker); errors.Is(err, os.ErrNotExist) {
+				continue // it had ended; what it left running in the background stays
+			}
 			t.log().Info("an exec has outlived the daemon that served it; killed", "container", t.id, "cgroup", sub.Path())
 			g.kill()
 			g.remove() // if its members are not reaped yet, it goes with the container's cgroup

@@ -167,3 +167,35 @@ func TestExecSyncSoak(t *testing.T) {
 		}
 	}
 }
+
+// TestExecSyncFair: a pod that floods the node with commands does not keep another pod's probe waiting for all of them.
+func TestExecSyncFair(t *testing.T) {
+	n := startStreamNode(t)
+	flooding := n.run(nil, "sleep", "1000")
+	pc := n.HostPodConfig()
+	pod := n.RunPod(pc)
+	quiet := n.Run(pod, pc, n.ContainerConfig(n.ref, "sleep", "1000"))
+	ctx, stop := context.WithCancel(n.Ctx())
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_, _, _ = n.Runtime.ExecSync(ctx, flooding, []string{"true"}, time.Minute)
+			}
+		})
+	}
+	var worst time.Duration
+	for range 10 {
+		started := time.Now()
+		if _, _, err := n.Runtime.ExecSync(n.Ctx(), quiet, []string{"true"}, time.Minute); err != nil {
+			t.Error(err)
+		}
+		worst = max(worst, time.Since(started))
+	}
+	stop()
+	wg.Wait()
+	t.Logf("100 callers flood the node; the slowest of 10 probes of another pod took %v", worst.Round(time.Millisecond))
+	if worst > 3*time.Second {
+		t.Error("that is not fair")
+	}
+}

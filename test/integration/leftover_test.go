@@ -22,6 +22,10 @@ func TestExecOfADeadDaemon(t *testing.T) {
 	pc := n.HostPodConfig()
 	pod := n.RunPod(pc)
 	ctr := n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000"))
+	// One that ends well and leaves something in the background, which is to go on.
+	if got := run(n, ctr, "sleep 555 >/dev/null 2>&1 & echo ok"); got != "ok" {
+		t.Fatal(got)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -44,6 +48,9 @@ func TestExecOfADeadDaemon(t *testing.T) {
 		}
 		return nil
 	})
+	if ps := run(n, ctr, "ps -o args"); !strings.Contains(ps, "sleep 555") {
+		t.Errorf("what a finished exec had left in the background is gone: %s", ps)
+	}
 	if s := n.Status(ctr); s.State.String() != "CONTAINER_RUNNING" {
 		t.Errorf("the container itself: %v", s.State)
 	}
