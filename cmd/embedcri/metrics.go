@@ -51,9 +51,12 @@ var (
 	mUnpacked     = desc("image_unpacked_bytes_total", "Bytes of layers unpacked.")
 	mPods         = desc("pods", "Pods by state.", "state")
 	mContainers   = desc("containers", "Containers by state.", "state")
+	mEvents       = desc("events_total", "Events of containers and pods.")
+	mEventsLost   = desc("events_dropped_total", "Events that a subscriber was too slow for.")
+	mSubscribers  = desc("event_subscribers", "Clients that listen to events.")
 	mCalls        = desc("cri_call_duration_seconds", "How long CRI calls took.", "method")
 	mCallErrors   = desc("cri_call_errors_total", "CRI calls that failed.", "method")
-	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mCalls, mCallErrors}
+	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mEvents, mEventsLost, mSubscribers, mCalls, mCallErrors}
 	latencyBounds = cri.LatencyBounds()
 )
 
@@ -116,6 +119,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for s, n := range states {
 		gauge(mContainers, n, s)
 	}
+	e := m.pods.EventStats()
+	count(mEvents, e.Published)
+	count(mEventsLost, e.Dropped)
+	gauge(mSubscribers, e.Subscribers)
 	for _, l := range m.server.Latencies() {
 		if l.Count == 0 {
 			continue

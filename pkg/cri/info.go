@@ -32,6 +32,12 @@ func podInfo(p pod, st sandbox.PodStatus) (map[string]string, error) {
 		ids = append(ids, c.ID())
 	}
 	info["containers"] = ids
+	if st.Overhead != nil {
+		info["overhead"] = st.Overhead
+	}
+	if st.Resources != nil {
+		info["resources"] = st.Resources
+	}
 	return jsonValues(map[string]any{infoKey: info})
 }
 

@@ -48,7 +48,7 @@ func TestKilledByUser(t *testing.T) {
 	cred := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
 	p := talk(t, &os.ProcAttr{Dir: "/", Sys: cred}, "/bin/sleep", "1000")
 	w := watch(t, tr, newKey(), p.pid)
-	kill := exec.Command("/bin/sh", "-c", fmt.Sprintf("kill -HUP %d", p.pid))
+	kill := exec.Command("/bin/sh", "-c", fmt.Sprintf("kill -TERM %d", p.pid))
 	kill.SysProcAttr = cred
 	if err := kill.Run(); err != nil {
 		t.Fatal(err)

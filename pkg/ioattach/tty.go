@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/console"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
@@ -194,6 +195,19 @@ func (st *Streams) resizeLocked(size Size) error {
 			return nil
 		}
 	}
-	ws := &unix.Winsize{Col: size.Width, Row: size.Height}
-	return os.NewSyscallError("TIOCSWINSZ", unix.IoctlSetWinsize(st.tty, unix.TIOCSWINSZ, ws))
+	c, err := console.ConsoleFromFile(ptyMaster(st.tty))
+	if err != nil {
+		return fmt.Errorf("resize %s: %w", st.dir, err)
+	}
+	return os.NewSyscallError("TIOCSWINSZ", c.Resize(console.WinSize{Width: size.Width, Height: size.Height}))
 }
+
+// ptyMaster lends a descriptor to the console library, which only asks it for its number. Our own readers and writers use the
+// descriptor itself, as splice and epoll do.
+type ptyMaster int
+
+func (m ptyMaster) Read(b []byte) (int, error)  { return unix.Read(int(m), b) }
+func (m ptyMaster) Write(b []byte) (int, error) { return unix.Write(int(m), b) }
+func (m ptyMaster) Close() error                { return nil }
+func (m ptyMaster) Fd() uintptr                 { return uintptr(m) }
+func (m ptyMaster) Name() string                { return "ptmx" }

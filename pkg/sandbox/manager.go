@@ -120,7 +120,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, podRecs: podRecs, ctrRecs: ctrRecs, launches: newLaunchLimit(max(8, 4*runtime.GOMAXPROCS(0))),
+		o: o, podRecs: podRecs, ctrRecs: ctrRecs, launches: newLaunchLimit(max(8, 4*runtime.NumCPU())),
 		pods: map[string]*Pod{}, names: map[string]*Pod{}, containers: map[string]*Container{},
 		events: newEvents(),
 	}

@@ -46,6 +46,8 @@ type PodStatus struct {
 	IPs       []string // the primary one first
 	NetNS     string   // path of the pinned network namespace; empty with the host's
 	Message   string
+
+	Overhead, Resources *runtimeapi.LinuxContainerResources // as UpdateResources recorded them; nil: never told
 }
 
 func (m *Manager) newPod(meta podIdentity) (*Pod, error) {
@@ -73,6 +75,12 @@ func (p *Pod) Status() PodStatus {
 	st := PodStatus{
 		Ready: s.State == Ready, State: s.State, CreatedAt: p.meta.CreatedAt,
 		NetNS: s.Namespaces.Net, Message: s.Message,
+	}
+	if s.Overhead != nil {
+		st.Overhead = s.Overhead.M
+	}
+	if s.Resources != nil {
+		st.Resources = s.Resources.M
 	}
 	if s.Attachment != nil && s.State == Ready {
 		st.IPs = append(st.IPs, s.Attachment.IPs...)

@@ -140,7 +140,7 @@ func (c *Collector) Get(targets []Target) []*Sample {
 // begin measures new entries for the first time.
 func (c *Collector) begin(es []*entry) {
 	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(runtime.NumCPU())
 	done := make(chan struct{})
 	c.wg.Go(func() { // what needs a walk goes on in the background if it takes long
 		defer close(done)

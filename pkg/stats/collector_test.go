@@ -30,6 +30,16 @@ func newCgroup(t testing.TB, name string) string {
 	t.Helper()
 	path := fmt.Sprintf("/embedcri-stats-%d/%s", os.Getpid(), name)
 	for _, dir := range dirs(path) {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if cgroup.Unified() { // what cannot be enabled is not measured
+			for _, d := range []string{cgroup.Root, filepath.Dir(dir)} {
+				for _, c := range []string{"+cpu", "+memory", "+pids", "+io"} {
+					_ = os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte(c), 0)
+				}
+			}
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -225,6 +235,13 @@ func TestInterfaces(t *testing.T) {
 	ip("addr", "add", "10.9.0.1/24", "dev", "eth0")
 	ip("link", "set", "eth0", "up")
 	ip("link", "set", "eth1", "up")
+	eventually(t, "link", func() error { // packets are dropped before
+		out, err := exec.Command("nsenter", "--net="+paths.Net, "ip", "-o", "link", "show", "eth0").Output()
+		if err == nil && !bytes.Contains(out, []byte("state UP")) {
+			err = fmt.Errorf("%s", out)
+		}
+		return err
+	})
 	ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:02", "dev", "eth0")
 
 	c := New(Options{Fresh: time.Nanosecond})

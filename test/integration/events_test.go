@@ -185,7 +185,7 @@ func TestEventLatency(t *testing.T) {
 	pc := n.HostPodConfig()
 	pod := n.RunPod(pc)
 	const runs = 30
-	var took []time.Duration
+	var took, known []time.Duration
 	for range runs {
 		id := n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000"))
 		v, err := n.Runtime.ContainerStatus(n.Ctx(), id, true)
@@ -201,13 +201,15 @@ func TestEventLatency(t *testing.T) {
 			}
 			return nil
 		})
-		took = append(took, l.find(id, evStopped).at.Sub(time.Unix(0, n.Status(id).FinishedAt)))
+		e, died := l.find(id, evStopped), time.Unix(0, n.Status(id).FinishedAt)
+		took, known = append(took, e.at.Sub(died)), append(known, time.Unix(0, e.CreatedAt).Sub(died))
 		if err := n.Runtime.RemoveContainer(n.Ctx(), id); err != nil {
 			t.Fatal(err)
 		}
 	}
 	slices.Sort(took)
-	t.Logf("from death to event: median %v, p95 %v, max %v", took[runs/2], took[runs*95/100], took[runs-1])
+	slices.Sort(known)
+	t.Logf("from death to event: median %v, p95 %v, max %v; until it was known: median %v", took[runs/2], took[runs*95/100], took[runs-1], known[runs/2])
 	// The target, 2 ms and 10 ms, is for an idle machine; a test machine is not.
 	if took[runs/2] > 50*time.Millisecond {
 		t.Errorf("median %v", took[runs/2])

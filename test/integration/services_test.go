@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,6 +146,9 @@ func TestEveryMethod(t *testing.T) {
 		case err != nil:
 			t.Errorf("%s: %v", c.method, err)
 		}
+	}
+	if left := n.Log(); strings.Contains(left, "Panic") {
+		t.Errorf("a call has panicked: %s", left)
 	}
 	if len(results) != len(methods) {
 		t.Errorf("%d of %d methods called", len(results), len(methods))

@@ -126,6 +126,10 @@ static void do_bench(int count)
 
 int main(void)
 {
+	// Whoever runs the tests may ignore SIGHUP (nohup), and that is inherited.
+	for (int sig = 1; sig < NSIG; sig++)
+		signal(sig, SIG_DFL);
+
 	struct rlimit none = {0, 0};
 	char line[128];
 	int a, c;
