@@ -126,8 +126,12 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 // awaitKnownExit lets an exit of the down-time be stored and shown before Load returns, so that the first list of a restarted
 // daemon is right. It waits for what is known already, and not for long.
 func (t *Task) awaitKnownExit() {
+	w := t.watch.Load()
+	if w == nil {
+		return // there was nothing left to watch, and that has been said
+	}
 	select {
-	case <-(*t.watch.Load()).Done():
+	case <-(*w).Done():
 	default:
 		return // it lives
 	}
