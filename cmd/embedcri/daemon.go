@@ -96,6 +96,9 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if err := spec.LoadAppArmor(node); err != nil { // nothing to do where there is no AppArmor
+		return err
+	}
 	systemd := useSystemd(c)
 	runtimes, handlers, err := runtimes(c, systemd, node)
 	if err != nil {
