@@ -31,17 +31,21 @@ func (c clock) bootNow() uint64 {
 // clock tells it, which is what other timestamps are compared with.
 func (c clock) wall(boot uint64) time.Time {
 	// The two clocks cannot be read at once. If this thread loses its CPU in
-	// between they are milliseconds apart, so the closest of several pairs counts.
-	var real time.Time
-	var now uint64
-	for try, best := 0, time.Duration(1<<62); try < 8 && best > 5*time.Microsecond; try++ {
-		before := time.Now()
-		b := c.bootNow()
-		if apart := time.Since(before); apart < best {
-			best, now, real = apart, b, before.Add(apart/2)
+	// between they are milliseconds apart, so the wall clock is read between two
+	// looks at the other, and the closest of several such triples counts. Not by
+	// time.Now: it reads wall clock and monotonic clock one after the other too,
+	// and nobody can tell when it was interrupted in between.
+	var offset int64
+	for try, best := 0, uint64(1<<62); try < 8 && best > 5000; try++ {
+		var real unix.Timespec
+		before := c.bootNow()
+		_ = unix.ClockGettime(unix.CLOCK_REALTIME, &real) // as above
+		after := c.bootNow()
+		if after-before < best {
+			best, offset = after-before, real.Nano()-int64(before/2+after/2)
 		}
 	}
-	return time.Unix(0, real.UnixNano()).Add(time.Duration(int64(boot) - int64(now)))
+	return time.Unix(0, int64(boot)+offset)
 }
 
 // ticks converts a start time as /proc shows it to this process into the

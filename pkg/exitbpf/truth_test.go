@@ -51,7 +51,7 @@ func TestTruth(t *testing.T) {
 	t.Logf("time of death after the process' own last look at the clock: median %v, 99%% %v, worst %v; second opinions: %d",
 		late[len(late)/2], late[len(late)*99/100], late[len(late)-1], st.Compared)
 	// A thousand wake up at once and wait for a CPU in between, hence the median.
-	// The wall clock may be slewed between the two readings.
+	// The bound is what is promised of a time of death; the wall clock may be slewed between the two readings.
 	if late[0] < -5*time.Millisecond || late[len(late)/2] > 5*time.Millisecond {
 		t.Errorf("earliest %v, median %v", late[0], late[len(late)/2])
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -171,17 +172,21 @@ func TestNoProcessOfOurs(t *testing.T) {
 	n.Pull(ref)
 	pc := n.PodConfig()
 	pod := n.RunPod(pc)
-	before := processes(t)
+	before := nodeProcesses(t, n)
 	if len(procsIn(t, n)) != 0 {
 		t.Fatalf("a pod without containers has processes: %v", procsIn(t, n))
 	}
-	ctr := n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000"))
-	if got := procsIn(t, n); len(got) != 1 || !strings.Contains(got[0], "sleep") {
-		t.Errorf("in the container's cgroup: %v, want sleep alone", got)
-	}
+	n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000"))
+	// `runc start` returns a moment before its init becomes the container's command.
+	n.Eventually("sleep alone in the container's cgroup", func() error {
+		if got := procsIn(t, n); len(got) != 1 || !strings.HasPrefix(got[0], "sleep") {
+			return fmt.Errorf("in the container's cgroup: %q", got)
+		}
+		return nil
+	})
 	// The runtime has left, and nothing of the daemon's has come.
 	n.Eventually("no new process but the container's", func() error {
-		after := processes(t)
+		after := nodeProcesses(t, n)
 		for pid := range before {
 			delete(after, pid)
 		}
@@ -190,21 +195,38 @@ func TestNoProcessOfOurs(t *testing.T) {
 		}
 		return nil
 	})
-	_ = ctr
 }
 
-// processes returns the processes of this machine's that belong to this test's node: the daemon's descendants and what it adopted.
-func processes(t *testing.T) map[string]string {
+// nodeProcesses returns the processes that belong to this test's node: the daemon's descendants, whatever runs in the cgroups of
+// its pods, and whatever names its directories. The rest of the machine does as it likes meanwhile.
+func nodeProcesses(t *testing.T, n *testnode.Node) map[string]string {
 	t.Helper()
-	found := map[string]string{}
+	type proc struct{ parent, args string }
+	all, found := map[string]proc{}, map[string]string{}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
-		b, err := os.ReadFile(d + "/cmdline")
+		pid := filepath.Base(d)
+		stat, err := os.ReadFile(d + "/stat")
 		if err != nil {
-			continue
+			continue // it has just gone
 		}
-		if args := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(args, "embedcri") || strings.Contains(args, "runc") || strings.Contains(args, "sleep 1000") {
-			found[filepath.Base(d)] = args
+		b, _ := os.ReadFile(d + "/cmdline")
+		cg, _ := os.ReadFile(d + "/cgroup")
+		// The name before the state and the parent may have blanks and parentheses of its own.
+		fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))
+		p := proc{parent: fields[1], args: strings.ReplaceAll(string(b), "\x00", " ")}
+		all[pid] = p
+		if strings.Contains(string(cg), n.Parent+"/") || strings.Contains(p.args, "embedcri-"+n.Name) {
+			found[pid] = p.args
+		}
+	}
+	daemon := strconv.Itoa(n.Pid())
+	for pid, p := range all {
+		for q, ok := p, true; ok; q, ok = all[q.parent] {
+			if q.parent == daemon {
+				found[pid] = p.args
+				break
+			}
 		}
 	}
 	return found
