@@ -33,6 +33,7 @@ func commands() []command {
 		{"config", "default|show|check", "print or check the configuration", configCommand},
 		{"image", "ls|pull|rm|import|export", "images of the running daemon", imageCommand},
 		{"task", "pause|resume ID", "freeze a container of the running daemon, or thaw it", taskCommand},
+		{"state", "", "show what is on record of pods and containers, and in the kernel of exits; needs no daemon", stateCommand},
 		{"check", "", "say what this machine has and lacks", checkCommand},
 		{"cleanup", "", "remove all that is kept in the kernel: exit tracer, keeper, pins (containers must be gone)", cleanupCommand},
 		{"version", "", "print the version", func(context.Context, *config.Config, []string) error {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,6 +37,9 @@ func NewServer(pods *sandbox.Manager, images *image.Store) *Server {
 	mux.HandleFunc("DELETE /image", s.remove)
 	mux.HandleFunc("POST /image/import", s.importArchive)
 	mux.HandleFunc("GET /image/export", s.export)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // goroutine, heap, block, …
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	return s
 }

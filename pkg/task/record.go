@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
+	"github.com/embedcri/embedcri/pkg/store"
 )
 
 // statusRecord is the name of a task's record in the store.
@@ -20,6 +21,12 @@ const statusRecord = "status"
 // putLocked stores s so that it outlives the daemon. Not the power: see package store.
 func (t *Task) putLocked(s Status) error {
 	return t.m.o.Store.Put(t.id, statusRecord, s, atomicfile.Process)
+}
+
+// ReadStatus reads what is on record of a task, and nothing else: no task comes of it, and no daemon need run.
+func ReadStatus(k *store.Kind, id string) (s Status, err error) {
+	err = k.Get(id, statusRecord, &s)
+	return s, err
 }
 
 // writeSpec writes the bundle's config.json.
@@ -43,8 +50,8 @@ func readSpec(dir string) (*specs.Spec, error) {
 	return &s, nil
 }
 
-// bootID names this boot of the machine. A pid that was recorded under another one means nothing.
-func bootID() (string, error) {
+// BootID names this boot of the machine, as records do (Status.BootID). A pid that was recorded under another one means nothing.
+func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", fmt.Errorf("read boot id: %w", err)

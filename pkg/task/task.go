@@ -72,7 +72,7 @@ type Manager struct {
 
 // NewManager returns a Manager without tasks.
 func NewManager(o Options) (*Manager, error) {
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		return nil, err
 	}

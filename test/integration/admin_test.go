@@ -3,6 +3,11 @@
 package integration
 
 import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,5 +109,85 @@ func TestImageCommands(t *testing.T) {
 	}
 	if out, err := embedcri(a, "image", "pull", registry.Addr+"/none:1"); err == nil || !strings.Contains(out, "none:1") {
 		t.Errorf("pull of what is not there: %v %s", err, out)
+	}
+}
+
+// TestStateCommand looks at a node whose daemon is dead: what is on record, and the exit that only the kernel has seen.
+func TestStateCommand(t *testing.T) {
+	n := testnode.New(t, testnode.Options{NoNetwork: true})
+	if out, err := embedcri(n, "state"); err == nil || !strings.Contains(out, "no records") {
+		t.Errorf("state of a node that never was: %v %s", err, out)
+	}
+	n.Start()
+	ref := registry.Ref(t, "busybox:1")
+	n.Pull(ref)
+	pc := n.HostPodConfig()
+	pod := n.RunPod(pc)
+	ctr := n.Run(pod, pc, n.ContainerConfig(ref, "sh", "-c", "while [ ! -e /stop ]; do sleep 0.02; done; exit 42"))
+	root := filepath.Join(n.State, "task", ctr, "rootfs")
+	n.Kill()
+	row := func(parts ...string) func() error {
+		return func() error {
+			out, err := embedcri(n, "state")
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			for line := range strings.Lines(out) {
+				all := true
+				for _, p := range parts {
+					all = all && strings.Contains(line, p)
+				}
+				if all {
+					return nil
+				}
+			}
+			return fmt.Errorf("no line with %q in:\n%s", parts, out)
+		}
+	}
+	n.Eventually("the pod is on record", row(pod[:13], pc.Metadata.Name, "ready"))
+	n.Eventually("the container is on record", row(ctr[:13], pod[:13], "running"))
+	n.Eventually("its init is watched", row(ctr[:16], "lives"))
+	if err := os.WriteFile(filepath.Join(root, "stop"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the kernel has the exit", row(ctr[:16], "wait status 0x2a00"))
+	n.Start()
+	n.Eventually("the exit is on record", row(ctr[:13], pod[:13], "exited", "42 at "))
+
+	n.Kill()
+	status := filepath.Join(n.Dir, "root", "state", "containers", ctr, "status.json")
+	good, err := os.ReadFile(status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(status, good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("a torn record is shown as one", row(ctr[:13], "damaged record"))
+	if err := os.WriteFile(status, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+}
+
+// TestProfiles: what the daemon is busy with can be asked for, by root, on the admin socket.
+func TestProfiles(t *testing.T) {
+	n := testnode.Start(t, testnode.Options{NoNetwork: true})
+	c := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(n.State, "admin.sock"))
+		},
+	}}
+	for path, want := range map[string]string{"goroutine?debug=1": "goroutine profile:", "heap?debug=1": "heap profile:"} {
+		r, err := c.Get("http://embedcri/debug/pprof/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		if err != nil || r.StatusCode != http.StatusOK || !strings.HasPrefix(string(body), want) {
+			t.Errorf("%s: %v %s %.100s", path, err, r.Status, body)
+		}
 	}
 }
