@@ -9,6 +9,7 @@ VERSION ?= 0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unkn
 RUNC_VERSION := v1.5.2
 CNI_VERSION := v1.9.1
 BIN := bin
+PREFIX ?= /usr/local
 TOOLS := $(BIN)/tools
 CNI_PLUGINS := bridge host-local portmap loopback bandwidth
 LDFLAGS := -s -w -X main.Version=$(VERSION)
@@ -67,10 +68,16 @@ lint: ## gofmt, go vet, shell syntax
 	$(GO) vet ./...
 	@for f in hack/*.sh .ci/run; do bash -n $$f || exit 1; done
 
+install: build tools ## Install daemon, companions, runc, CNI plug-ins and the systemd unit below DESTDIR (PREFIX=/usr/local)
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/embedcri $(BIN)/embedcri-keeper $(BIN)/embedcri-pod-init $(TOOLS)/runc
+	install -D -t $(DESTDIR)/opt/cni/bin $(TOOLS)/cni/*
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system manifests/embedcri.service
+	install -D -m 0644 -t $(DESTDIR)/etc manifests/crictl.yaml
+
 check: build tools ## Say what this machine has and lacks
 	$(BIN)/embedcri check -runtime $(abspath $(TOOLS)/runc) -cni-bin-dirs $(abspath $(TOOLS)/cni)
 
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest lint check clean
+.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest lint install check clean
