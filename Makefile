@@ -72,7 +72,6 @@ install: build tools ## Install daemon, companions, runc, CNI plug-ins and the s
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/embedcri $(BIN)/embedcri-keeper $(BIN)/embedcri-pod-init $(TOOLS)/runc
 	install -D -t $(DESTDIR)/opt/cni/bin $(TOOLS)/cni/*
 	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system manifests/embedcri.service
-	install -D -m 0644 -t $(DESTDIR)/etc manifests/crictl.yaml
 
 check: build tools ## Say what this machine has and lacks
 	$(BIN)/embedcri check -runtime $(abspath $(TOOLS)/runc) -cni-bin-dirs $(abspath $(TOOLS)/cni)
