@@ -63,10 +63,14 @@ integration: tools build ## The tests that run a real daemon (RUN=regexp picks s
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
 
+test-vm: tools build ## Demo, integration tests and critest in a VM with systemd, cgroup v2 and AppArmor (hack/vm/test says what can be set)
+	hack/setup.sh vm
+	hack/vm/test
+
 lint: ## gofmt, go vet, shell syntax
 	@out="$$(gofmt -l cmd internal pkg hack test)"; if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
-	@for f in hack/*.sh .ci/run; do bash -n $$f || exit 1; done
+	@for f in hack/*.sh hack/vm/{build,run,test,common.sh,init} .ci/run; do bash -n $$f || exit 1; done
 
 install: build tools ## Install daemon, companions, runc, CNI plug-ins and the systemd unit below DESTDIR (PREFIX=/usr/local)
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/embedcri $(BIN)/embedcri-keeper $(BIN)/embedcri-pod-init $(TOOLS)/runc
@@ -79,4 +83,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest lint install check clean
+.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest test-vm lint install check clean

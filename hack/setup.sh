@@ -13,6 +13,8 @@ packages=(
 	git make ca-certificates
 )
 
+[ "${1-}" != vm ] || packages+=(qemu-system-x86 mmdebstrap e2fsprogs) # make test-vm
+
 missing=()
 for p in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing+=("$p")

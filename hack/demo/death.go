@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/embedcri/embedcri/internal/testenv"
 )
 
 // processes shows what is in the cgroups of the pod's containers.
@@ -77,7 +79,7 @@ func (s *stage) killAndExit() error {
 		return err
 	}
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(testenv.Slow(10*time.Second).Milliseconds()))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -105,6 +107,18 @@ func (s *stage) restart() error {
 	return nil
 }
 
+// removeCgroupParent removes the parent of the pods' cgroups, which is empty.
+func (s *stage) removeCgroupParent() error {
+	if testenv.CgroupDriver() == "systemd" {
+		return exec.Command("systemctl", "stop", s.cgroupParent()).Run()
+	}
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + s.cgroupParent())
+	for _, d := range append(dirs, "/sys/fs/cgroup"+s.cgroupParent()) {
+		_ = os.Remove(d) // on v1 not every hierarchy has it
+	}
+	return nil
+}
+
 func (s *stage) showExit() error {
 	st, err := s.runtime.ContainerStatus(s.ctx, s.job, false)
 	if err != nil {
@@ -121,7 +135,7 @@ func (s *stage) showExit() error {
 	if c.ExitCode != 42 || !strings.Contains(string(b), "last words") {
 		return errors.New("that is not what happened")
 	}
-	if d := s.exitedAt.Sub(at); d < 0 || d > 100*time.Millisecond {
+	if d := s.exitedAt.Sub(at); d < 0 || d > testenv.Slow(100*time.Millisecond) {
 		return fmt.Errorf("the time of death is off by %v", d)
 	}
 	web, err := s.runtime.ContainerStatus(s.ctx, s.web, false)
@@ -140,7 +154,7 @@ func (s *stage) cleanUp() error {
 	if s.dir == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), testenv.Slow(time.Minute))
 	defer cancel()
 	s.ctx = ctx
 	var errs []error
@@ -163,10 +177,7 @@ func (s *stage) cleanUp() error {
 	if s.forward != nil {
 		errs = append(errs, os.WriteFile("/proc/sys/net/ipv4/ip_forward", s.forward, 0))
 	}
-	cgroups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(s.state))
-	for _, cg := range append(cgroups, "/sys/fs/cgroup/"+filepath.Base(s.state)) {
-		_ = os.Remove(cg) // the parent of the pods' cgroups, empty now
-	}
+	errs = append(errs, s.removeCgroupParent())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w\nleft for inspection: %s, %s", err, s.dir, s.state)
 	}

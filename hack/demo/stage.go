@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	criclient "k8s.io/cri-client/pkg"
 
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
 
@@ -47,8 +48,15 @@ func (s *stage) args(command string) []string {
 	return []string{command,
 		"-socket", s.socket(), "-root", filepath.Join(s.dir, "root"), "-state", s.state, "-bpf", "/sys/fs/bpf/" + filepath.Base(s.state),
 		"-runtime", tool("runc"), "-cni-bin-dirs", tool("cni"), "-cni-conf-dir", filepath.Join(s.dir, "cni"),
-		"-cgroup-driver", "cgroupfs", "-cgroup-parent", "/" + filepath.Base(s.state), "-config", filepath.Join(s.dir, "config.toml"),
+		"-cgroup-driver", testenv.CgroupDriver(), "-cgroup-parent", s.cgroupParent(), "-config", filepath.Join(s.dir, "config.toml"),
 	}
+}
+
+func (s *stage) cgroupParent() string {
+	if testenv.CgroupDriver() == "systemd" {
+		return strings.ReplaceAll(filepath.Base(s.state), "-", "_") + ".slice"
+	}
+	return "/" + filepath.Base(s.state)
 }
 
 func tool(name string) string {
@@ -101,7 +109,7 @@ func (s *stage) startDaemon() error {
 	if err := s.daemon.Start(); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(testenv.Slow(20 * time.Second)); ; time.Sleep(2 * time.Millisecond) {
 		if c, err := net.Dial("unix", s.socket()); err == nil {
 			c.Close()
 			break
@@ -111,10 +119,10 @@ func (s *stage) startDaemon() error {
 			return fmt.Errorf("the daemon does not serve:\n%s", b)
 		}
 	}
-	if s.runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + s.socket()).WithConnectionTimeout(2 * time.Minute).Build(s.ctx); err != nil {
+	if s.runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + s.socket()).WithConnectionTimeout(testenv.Slow(2 * time.Minute)).Build(s.ctx); err != nil {
 		return err
 	}
-	s.images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + s.socket()).WithConnectionTimeout(2 * time.Minute).Build(s.ctx)
+	s.images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + s.socket()).WithConnectionTimeout(testenv.Slow(2 * time.Minute)).Build(s.ctx)
 	return err
 }
 
@@ -188,7 +196,7 @@ func (s *stage) print(b []byte) {
 
 func (s *stage) exec() error {
 	cmd := []string{"sh", "-c", "echo \"$(hostname), pid $$, $(id -un)\"; ls /"}
-	out, _, err := s.runtime.ExecSync(s.ctx, s.job, cmd, 10*time.Second)
+	out, _, err := s.runtime.ExecSync(s.ctx, s.job, cmd, testenv.Slow(10*time.Second))
 	if err != nil {
 		return err
 	}
@@ -219,7 +227,7 @@ func (s *stage) ask() error {
 
 // eventually repeats f for what comes up by itself in a moment.
 func (s *stage) eventually(f func() error) error {
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(testenv.Slow(10 * time.Second)); ; {
 		err := f()
 		if err == nil {
 			return nil

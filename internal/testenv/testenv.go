@@ -68,8 +68,11 @@ func Tool(t testing.TB, name string) string {
 	return p
 }
 
-// Checkout returns the root directory of the source tree.
+// Checkout returns the root directory of the source tree; $EMBEDCRI_CHECKOUT names it where tests run that were compiled elsewhere.
 func Checkout() string {
+	if d := os.Getenv("EMBEDCRI_CHECKOUT"); d != "" {
+		return d
+	}
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }

@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/embedcri/embedcri/internal/testenv"
 )
 
 // leftovers says what of this node is still on the machine. What the kernel takes down by itself (a veth whose namespace is
 // going, a zombie that pid 1 has to reap) is given a moment.
 func (n *Node) leftovers() []string {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(testenv.Slow(10 * time.Second))
 	for {
 		left := n.look()
 		if len(left) == 0 || time.Now().After(deadline) {
@@ -60,14 +62,6 @@ func (n *Node) look() []string {
 		left = append(left, "address "+ip)
 	}
 	return left
-}
-
-// removeParents removes the empty cgroups that pods without a parent of their own were put in.
-func (n *Node) removeParents() {
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + n.Parent)
-	for _, d := range append(dirs, "/sys/fs/cgroup"+n.Parent) {
-		_ = os.Remove(d)
-	}
 }
 
 func masterOf(name string) string {

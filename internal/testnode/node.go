@@ -72,7 +72,7 @@ func New(t testing.TB, o Options) *Node {
 		Dir:    filepath.Join("/var/tmp", "embedcri-"+name),
 		State:  filepath.Join("/run", "embedcri-"+name),
 		BPF:    filepath.Join("/sys/fs/bpf", "embedcri-"+name),
-		Parent: "/embedcri-" + name,
+		Parent: parentOf(name),
 		Bridge: fmt.Sprintf("ec%dx%d", os.Getpid(), n),
 		Subnet: fmt.Sprintf("10.200.%d.0/24", slot),
 	}
@@ -121,7 +121,7 @@ bpf = %q
 [runtime.handlers.runc]
 path = %q
 [cgroup]
-driver = "cgroupfs"
+driver = %q
 parent = %q
 [network]
 conf_dir = %q
@@ -131,7 +131,7 @@ enabled = %s
 bridge = %q
 subnets = [%q, "fd00:%x::/64"]
 %s
-`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), n.Parent, n.CNIConf, bins, network, n.Bridge, n.Subnet,
+`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), testenv.CgroupDriver(), n.Parent, n.CNIConf, bins, network, n.Bridge, n.Subnet,
 		os.Getpid()&0xffff, n.o.Config)
 }
 
@@ -161,7 +161,7 @@ func (n *Node) Start() {
 // dial waits for the daemon to serve.
 func (n *Node) dial() {
 	n.T.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(testenv.Slow(30 * time.Second))
 	for {
 		if c, err := net.Dial("unix", n.Socket); err == nil {
 			c.Close()
@@ -180,11 +180,11 @@ func (n *Node) dial() {
 	ctx := context.Background()
 	var err error
 	if n.Runtime == nil {
-		n.Runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(4 * time.Minute).Build(ctx)
+		n.Runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(testenv.Slow(4 * time.Minute)).Build(ctx)
 		if err != nil {
 			n.T.Fatal(err)
 		}
-		n.Images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(4 * time.Minute).Build(ctx)
+		n.Images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint("unix://" + n.Socket).WithConnectionTimeout(testenv.Slow(4 * time.Minute)).Build(ctx)
 		if err != nil {
 			n.T.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func (n *Node) end(sig unix.Signal) {
 	}
 	select {
 	case <-n.exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(testenv.Slow(30 * time.Second)):
 		n.T.Errorf("the daemon does not end on %v:\n%s", sig, n.Log())
 		_ = n.daemon.Process.Kill()
 		<-n.exited
@@ -254,7 +254,7 @@ func (n *Node) remove() {
 	if n.daemon == nil {
 		n.Start()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(2*time.Minute))
 	defer cancel()
 	pods, err := n.Runtime.ListPodSandbox(ctx, nil)
 	if err != nil {

@@ -12,11 +12,13 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/embedcri/embedcri/internal/testenv"
 )
 
 // Ctx returns a context that ends with the test, well before go test's own time-out.
 func (n *Node) Ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(3*time.Minute))
 	n.T.Cleanup(cancel)
 	return ctx
 }
@@ -128,7 +130,7 @@ func (n *Node) WaitExited(id string) *runtimeapi.ContainerStatus {
 // Eventually polls f until it succeeds.
 func (n *Node) Eventually(what string, f func() error) {
 	n.T.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(testenv.Slow(30 * time.Second))
 	for {
 		err := f()
 		if err == nil {

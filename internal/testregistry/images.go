@@ -15,6 +15,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
+
+	"github.com/embedcri/embedcri/internal/testenv"
 )
 
 // Busybox is the program that the busybox images are made of: Debian's busybox-static.
@@ -126,6 +128,9 @@ func stream() (partial.Describable, error) {
 // compile builds a program below program/ for containers. Linking is the slow part, so the binary is
 // kept in the user's cache directory under the hash of its source.
 func compile(name string) ([]byte, error) {
+	if built := testenv.Program(name); built != "" {
+		return os.ReadFile(built)
+	}
 	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", programs+name).Output()
 	if err != nil {
 		return nil, fmt.Errorf("find program %s: %w", name, err)

@@ -88,6 +88,8 @@ func (p *Pod) initSpec() (*specs.Spec, error) {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			// Runtimes make the usual devices: without this they do so in the directory on the host, or fail (crun).
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=64k"}},
 			{Destination: "/pod-init", Type: "bind", Source: p.m.o.PodInit, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
 		Linux: &specs.Linux{

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
 
@@ -146,6 +147,9 @@ func link(name, target string) testregistry.Entry {
 }
 
 func compileGuest(dir string) ([]byte, error) {
+	if built := testenv.Program("guest"); built != "" {
+		return os.ReadFile(built)
+	}
 	out := filepath.Join(dir, "guest")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./guest")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

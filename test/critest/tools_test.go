@@ -4,6 +4,7 @@ package critest
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,6 +26,27 @@ func findCritest(t *testing.T) string {
 		unable(t, fmt.Errorf("neither on PATH nor named by CRITEST: %w", err))
 	}
 	return p
+}
+
+var toolsTo = flag.String("tools", "", "`directory` to put busybox and ginkgo in, for a machine without a compiler and a network")
+
+func TestTools(t *testing.T) {
+	if *toolsTo == "" {
+		t.Skip("only with -tools")
+	}
+	busybox, err := plainBusybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]string{"busybox": busybox, "ginkgo": findGinkgo(t)} {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(*toolsTo, name), b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // unable skips the test, or fails it where what it needs is required.

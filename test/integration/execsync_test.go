@@ -84,7 +84,7 @@ func TestExecSync(t *testing.T) {
 		want(t, <-ended, codes.Canceled, "")
 		n.none(id, "sleep 7002")
 	})
-	if left, _ := filepath.Glob("/sys/fs/cgroup/freezer" + n.Parent + "/*/exec-*"); len(left) != 0 {
+	if left := n.ExecCgroups(); len(left) != 0 {
 		t.Errorf("cgroups of execs are left: %v", left)
 	}
 }
@@ -152,7 +152,7 @@ func TestExecSyncSoak(t *testing.T) {
 	if grown := after.threads - before.threads; grown > 8 {
 		t.Errorf("the daemon has %d threads more", grown)
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/freezer" + n.Parent + "/*/exec-*"); len(left) != 0 {
+	if left := n.ExecCgroups(); len(left) != 0 {
 		t.Errorf("%d cgroups of execs are left", len(left))
 	}
 	for _, id := range ids {

@@ -26,14 +26,8 @@ import (
 
 // podCgroup gives a pod a cgroup of its own, as the kubelet does, and returns what removes it again once the pod is gone.
 func podCgroup(n *testnode.Node, pc *runtimeapi.PodSandboxConfig) (path string, remove func()) {
-	path = filepath.Join(n.Parent, "pod"+pc.Metadata.Uid)
-	pc.Linux.CgroupParent = path
-	return path, func() {
-		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
-		for _, d := range append(dirs, "/sys/fs/cgroup"+path) {
-			_ = os.Remove(d)
-		}
-	}
+	pc.Linux.CgroupParent, remove = n.PodCgroup("pod" + pc.Metadata.Uid)
+	return pc.Linux.CgroupParent, remove
 }
 
 func readNumber(t testing.TB, path string) uint64 {

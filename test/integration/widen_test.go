@@ -114,7 +114,7 @@ func TestUpdateResources(t *testing.T) {
 		if cgroup.Unified() {
 			return // shares are converted to a weight there
 		}
-		cg := cgroup.FromOCI(filepath.Join(n.Parent, ctr))
+		cg := n.Cgroup(ctr)
 		for file, want := range map[string]int64{
 			filepath.Join(cg.Dir("memory"), "memory.limit_in_bytes"): memory, filepath.Join(cg.Dir("cpu"), "cpu.shares"): shares,
 		} {
