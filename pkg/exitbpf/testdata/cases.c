@@ -128,14 +128,20 @@ static void alarms(void)
 
 static void handler(int sig) { (void)sig; }
 
-/* Survives one SIGTERM, then waits for one it does not survive. */
+/* Survives one SIGTERM, then waits for one it does not survive. The first is blocked until it is waited for: it may come at once. */
 static void second_term(void)
 {
+	sigset_t term, before;
+
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	sigprocmask(SIG_BLOCK, &term, &before);
 	signal(SIGTERM, handler);
 	printf("ready\n");
 	fflush(stdout);
-	pause();
+	sigsuspend(&before);
 	signal(SIGTERM, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	printf("ready\n");
 	fflush(stdout);
 	pause();
