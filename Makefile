@@ -8,9 +8,11 @@ GO ?= go
 VERSION ?= 0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 RUNC_VERSION := v1.5.2
 CNI_VERSION := v1.9.1
+CONTAINERD_VERSION := v2.4.2
 BIN := bin
 PREFIX ?= /usr/local
 TOOLS := $(BIN)/tools
+PEERS := $(BIN)/peers
 CNI_PLUGINS := bridge host-local portmap loopback bandwidth
 LDFLAGS := -s -w -X main.Version=$(VERSION)
 
@@ -37,6 +39,18 @@ cni_path = github.com/containernetworking/plugins/plugins/$(if $(filter host-loc
 
 $(TOOLS)/cni/%: Makefile
 	CGO_ENABLED=0 GOBIN=$(abspath $(TOOLS)/cni) GOFLAGS= $(GO) install $(call cni_path,$*)@$(CNI_VERSION)
+
+peers: $(PEERS)/containerd $(PEERS)/containerd-shim-runc-v2 ## Build containerd and its shim from their Go module into bin/peers, for make bench
+
+$(PEERS)/%: Makefile
+	CGO_ENABLED=0 GOBIN=$(abspath $(PEERS)) GOFLAGS= $(GO) install -trimpath -ldflags '-s -w' github.com/containerd/containerd/v2/cmd/$*@$(CONTAINERD_VERSION)
+
+bench: tools peers build ## Measure embedcri and containerd side by side (RUN=regexp picks groups; figures go to bin/bench.json)
+	$(GO) build -o $(BIN)/bench ./test/bench
+	$(BIN)/bench -v -json $(BIN)/bench.json -run '$(or $(RUN),.)' $(ARGS)
+
+bench-docs: ## Put the figures of bin/bench.json into docs/performance.md
+	$(GO) run ./test/bench -run '^$$' -json $(BIN)/bench.json -docs docs/performance.md
 
 bpf: ## Compile bpf/*.c again (needs clang and llvm)
 	cd pkg/exitbpf && $(GO) generate .
@@ -83,4 +97,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools bpf bpf-check run demo test test-unit integration critest test-vm lint install check clean
+.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration critest test-vm lint install check clean

@@ -30,7 +30,9 @@ var known = map[string]func() (partial.Describable, error){
 	"busybox:2":    func() (partial.Describable, error) { return busybox("2") },
 	"exit:1":       func() (partial.Describable, error) { return program("exit", nil) },
 	"httpd:1":      func() (partial.Describable, error) { return program("httpd", map[string]struct{}{"8080/tcp": {}}) },
-	"stream:1":     stream,
+	"stream:1":     func() (partial.Describable, error) { return busyboxWith("stream") },
+	"bench:1":      func() (partial.Describable, error) { return busyboxWith("stream", "wait") },
+	"pause:1":      pause,
 	"config:1":     func() (partial.Describable, error) { return configured() },
 	"user-name:1":  func() (partial.Describable, error) { return userImage("app") },
 	"user-id:1":    func() (partial.Describable, error) { return userImage("1000:2000") },
@@ -108,21 +110,35 @@ func program(name string, ports map[string]struct{}) (v1.Image, error) {
 	return Build("", &v1.Config{Entrypoint: []string{"/" + name}, ExposedPorts: ports}, layer)
 }
 
-// stream is busybox with the program stream in it: tests of streams also need a shell, stty, md5sum and the like.
-func stream() (partial.Describable, error) {
+// busyboxWith is busybox with programs in its /bin: tests of streams also need a shell, stty, md5sum and the like.
+func busyboxWith(programs ...string) (v1.Image, error) {
 	base, err := busyboxLayer()
 	if err != nil {
 		return nil, err
 	}
-	binary, err := compile("stream")
-	if err != nil {
-		return nil, err
+	var files []Entry
+	for _, name := range programs {
+		binary, err := compile(name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File("bin/"+name, 0o755, binary))
 	}
-	layer, err := Layer(File("bin/stream", 0o755, binary))
+	layer, err := Layer(files...)
 	if err != nil {
 		return nil, err
 	}
 	return Build("", &v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}}, base, layer)
+}
+
+// pause is the image of pause containers, for runtimes that have them: busybox, which is a small static C program as the real
+// one is, and sleeps.
+func pause() (partial.Describable, error) {
+	base, err := busyboxLayer()
+	if err != nil {
+		return nil, err
+	}
+	return Build("", &v1.Config{Entrypoint: []string{"/bin/sleep", "1000000000"}}, base)
 }
 
 // compile builds a program below program/ for containers. Linking is the slow part, so the binary is

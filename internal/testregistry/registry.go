@@ -143,6 +143,11 @@ func (r *Registry) Add(name string) (string, error) {
 	return r.Addr + "/" + name, nil
 }
 
+// AddImage is Push for programs.
+func (r *Registry) AddImage(name string, thing partial.Describable) (string, error) {
+	return r.Addr + "/" + name, r.push(name, thing)
+}
+
 // Push puts an image ([v1.Image]) or an index ([v1.ImageIndex]) into the registry under name, such as
 // "big:1", and returns its full reference and its digest.
 func (r *Registry) Push(tb testing.TB, name string, thing partial.Describable) (ref, digest string) {

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// measureExec runs `true` in a container again and again, one at a time.
+func measureExec(ctx context.Context, b *bed) error {
+	pods := map[*peer]*pod{}
+	for _, p := range b.peers {
+		d, _, err := p.launch(ctx, true, nil, payload...)
+		if err != nil {
+			return err
+		}
+		pods[p] = d
+	}
+	err := b.turns(ctx, 2*b.o.n, func(_ int, p *peer) error {
+		began := time.Now()
+		if err := p.execTrue(ctx, pods[p].container); err != nil {
+			return err
+		}
+		b.results.ms("exec", "ExecSync true", p.name, time.Since(began))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for p, d := range pods {
+		if err := p.removePod(ctx, d.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *peer) execTrue(ctx context.Context, container string) error {
+	r, err := p.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: container, Cmd: []string{"true"}, Timeout: 30})
+	if err == nil && r.ExitCode != 0 {
+		err = fmt.Errorf("true ends with %d: %s", r.ExitCode, r.Stderr)
+	}
+	return err
+}
