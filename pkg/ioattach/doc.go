@@ -15,8 +15,9 @@
 // One Hub serves all streams: an epoll set, a few reader threads, a few lanes (lane.go). An idle
 // stream costs a file descriptor and a small struct, no goroutine and no buffer. A stream that
 // becomes readable goes to one reader (EPOLLONESHOT keeps it in order), which borrows a lane,
-// takes up to 256 KiB and makes one write(2) of whole lines of it. Sources that are busy but slow
-// are looked at once a millisecond instead of at each of their writes (pace.go).
+// takes up to 256 KiB and makes one write(2) of whole lines of it. Sources that go on writing are
+// read when most of a batch has come together, every 10 ms at the least, instead of at each of
+// their writes (pace.go).
 //
 // # What holds
 //

@@ -87,8 +87,7 @@ type Hub struct {
 	drops    []string       // what it need not hold any more
 
 	paceMu sync.Mutex
-	paced  []*source
-	armed  time.Time // when timer fires, zero if it is not set
+	paced  pacedSources
 }
 
 // counters are what Stats reports.

@@ -124,7 +124,7 @@ func (h *Hub) serve(s *source) {
 		h.arm(s)
 	default:
 		now := time.Now()
-		if d := s.rate.wait(now, n, s.room); d > 0 && !s.tty {
+		if d := s.rate.wait(now, n, s.room, s.patience()); d > 0 && !s.tty {
 			h.paceFor(s, now, d)
 			return
 		}

@@ -95,6 +95,16 @@ func (s *source) pump(l *lane) (int, error) {
 	return n, nil
 }
 
+// patience is the longest that s may be left alone.
+func (s *source) patience() time.Duration {
+	s.st.mu.Lock()
+	defer s.st.mu.Unlock()
+	if len(s.st.clients) > 0 {
+		return paceClient
+	}
+	return paceMax
+}
+
 func readRetry(fd int, b []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, b)

@@ -99,11 +99,13 @@ func TestLogThroughput(t *testing.T) {
 		before := n.usage()
 		started := time.Now()
 		release(t, pid)
+		waitGone(t, pid) // asking the daemon every 2 ms would cost it more than the log
+		took := time.Since(started)
 		s := n.WaitExited(id)
-		took, cpu := time.Since(started), n.usage().cpu-before.cpu
+		cpu := n.usage().cpu - before.cpu
 		t.Logf("writes of %d bytes: %.0f MB/s, %.2f CPU-s of the daemon", per, lines*size/1e6/took.Seconds(), cpu.Seconds())
 		checkLines(t, s.LogPath, lines, size)
-		if cpu > 1500*time.Millisecond { // the target is 0.6; this one is for machines that are busy
+		if cpu > time.Second { // the target is 0.6; this one is for machines that are busy
 			t.Errorf("the daemon took %v of CPU time", cpu)
 		}
 		n.stop(id)
