@@ -28,15 +28,54 @@ type Client struct {
 // the class errdefs.ErrResourceExhausted.
 var ErrSlow = fmt.Errorf("attached client does not keep up with the output: %w", errdefs.ErrResourceExhausted)
 
-// Attach connects c to the process until the output ends (nil), ctx ends, the client's side
-// fails, or c falls behind by more than HubOptions.ClientBuffer (ErrSlow): nobody waits for it.
-// There is no replay: c gets what is written from now on. With Options.Exec there is one
-// client, which is waited for. errdefs.ErrFailedPrecondition if the output has ended.
+// Attach is Join and Serve at once.
 func (st *Streams) Attach(ctx context.Context, c Client) error {
-	cl, err := st.join(c)
+	a, err := st.Join(c)
 	if err != nil {
 		return err
 	}
+	return a.Serve(ctx)
+}
+
+// Attachment is a client that has joined a process's streams.
+type Attachment struct {
+	st *Streams
+	cl *client
+}
+
+// Join adds c to the process's clients: whatever is read from now on is c's, also what comes before Serve is called, which has to
+// follow. There is no replay. With Options.Exec there is one client, for which the output waits: joined before the process is
+// launched it gets every byte, however short a life that has. errdefs.ErrFailedPrecondition if the output has ended.
+func (st *Streams) Join(c Client) (*Attachment, error) {
+	if st.opts.TTY {
+		c.Stderr = nil
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ended {
+		return nil, fmt.Errorf("attach to %s: output has ended: %w", st.dir, errdefs.ErrFailedPrecondition)
+	}
+	if st.opts.Exec && len(st.clients) > 0 {
+		return nil, fmt.Errorf("attach to %s: exec has its client already: %w", st.dir, errdefs.ErrFailedPrecondition)
+	}
+	cl := newClient(c, st.hub, st.opts.Exec)
+	st.clients[cl] = struct{}{}
+	go cl.run()
+	if st.opts.Exec {
+		if err := st.begin(); err != nil {
+			delete(st.clients, cl)
+			cl.fail(err)
+			return nil, err
+		}
+	}
+	return &Attachment{st: st, cl: cl}, nil
+}
+
+// Serve connects the client until the output ends (nil), ctx ends, the client's side fails, or it falls behind by more than
+// HubOptions.ClientBuffer (ErrSlow): nobody waits for it, but for an exec's. It is called once, and lets go of the client.
+func (a *Attachment) Serve(ctx context.Context) error {
+	st, cl := a.st, a.cl
+	c := cl.Client
 	defer st.leave(cl)
 	stop := make(chan struct{})
 	defer close(stop)
@@ -74,32 +113,6 @@ func (st *Streams) Attach(ctx context.Context, c Client) error {
 			}
 		}
 	}
-}
-
-// join adds a client; what is read from now on goes to it.
-func (st *Streams) join(c Client) (*client, error) {
-	if st.opts.TTY {
-		c.Stderr = nil
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.ended {
-		return nil, fmt.Errorf("attach to %s: output has ended: %w", st.dir, errdefs.ErrFailedPrecondition)
-	}
-	if st.opts.Exec && len(st.clients) > 0 {
-		return nil, fmt.Errorf("attach to %s: exec has its client already: %w", st.dir, errdefs.ErrFailedPrecondition)
-	}
-	cl := newClient(c, st.hub, st.opts.Exec)
-	st.clients[cl] = struct{}{}
-	go cl.run()
-	if st.opts.Exec {
-		if err := st.begin(); err != nil {
-			delete(st.clients, cl)
-			cl.fail(err)
-			return nil, err
-		}
-	}
-	return cl, nil
 }
 
 // leave removes a client. The output of an exec that nobody listens to any more is thrown away.

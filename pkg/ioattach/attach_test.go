@@ -239,3 +239,23 @@ func TestExecOutputWaitsForClient(t *testing.T) {
 		t.Errorf("%v, %q", err, out.String())
 	}
 }
+
+// TestJoinedClientGetsEverything: a client that has joined gets all of a process that is over before anybody serves the client.
+func TestJoinedClientGetsEverything(t *testing.T) {
+	for _, exec := range []bool{true, false} {
+		n := newNode(t, HubOptions{})
+		st := n.create("e", Options{Exec: exec})
+		var out, errOut sink
+		a, err := st.Join(Client{Stdout: &out, Stderr: &errOut})
+		if err != nil {
+			t.Fatal(err)
+		}
+		drain(t, st, start(t, st, "echo out; echo err >&2"))
+		if err := a.Serve(t.Context()); err != nil || out.String() != "out\n" || errOut.String() != "err\n" {
+			t.Errorf("exec %v: %v, %q, %q", exec, err, out.String(), errOut.String())
+		}
+		if !out.closed || !errOut.closed {
+			t.Errorf("exec %v: the client's writers are open", exec)
+		}
+	}
+}

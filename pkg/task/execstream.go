@@ -41,15 +41,15 @@ func (t *Task) ExecStream(ctx context.Context, process *specs.Process, s ExecStr
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
-	// The client is attached before there is a process: what a short command has printed by the time it is launched is the client's.
+	// The client joins before there is a process: what that prints is the client's, however soon it is over.
+	client, err := streams.Join(ioattach.Client{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, TTY: s.TTY, Resize: s.Resize})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("exec in container %s: %w", t.id, err), streams.Remove())
+	}
 	actx, detach := context.WithCancel(ctx)
 	defer detach()
 	attached := make(chan error, 1)
-	go func() {
-		attached <- streams.Attach(actx, ioattach.Client{
-			Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, TTY: s.TTY, Resize: s.Resize,
-		})
-	}()
+	go func() { attached <- client.Serve(actx) }()
 	e, err := t.startStream(ctx, process, streams, s.Launch)
 	if err != nil {
 		detach()
