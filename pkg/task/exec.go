@@ -49,7 +49,7 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	defer t.m.o.Reaper.Launch()() // its zombie is not to be reaped as an orphan before it is watched
 	pid, err := t.runtime.Exec(ctx, t.id, t.dir, runc.Exec{ID: e.id, Process: process, Stdio: io, Cgroups: e.group.args()})
 	if err != nil {
-		e.group.remove()
+		t.dropGroup(e.group)
 		// The container may have died under the runtime's hands: say that, not what the runtime stumbled over.
 		if serr := t.canExec(); serr != nil {
 			return nil, serr
@@ -60,7 +60,7 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	w, err := t.m.o.Exits.Watch(key, pid)
 	if err != nil {
 		e.group.kill()
-		e.group.remove()
+		t.dropGroup(e.group)
 		return nil, fmt.Errorf("exec in container %s: watch: %w", t.id, err)
 	}
 	e.watch = w
@@ -153,7 +153,7 @@ func (e *Exec) Close() {
 	e.t.mu.Lock()
 	delete(e.t.execs, e.id)
 	e.t.mu.Unlock()
-	e.group.remove()
+	e.t.dropGroup(e.group)
 }
 
 // endExecs kills the execs of a container that goes away; in a pid namespace of its own the kernel has done so already.

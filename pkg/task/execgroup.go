@@ -70,21 +70,49 @@ func (g *execGroup) kill() {
 }
 
 // removeTries bounds, with a millisecond between them, how long remove waits for a cgroup that the kernel has yet to empty.
-const removeTries = 50
+const removeTries = 10
 
-// remove removes the sub-cgroup. If background processes are still in it, it stays until the container's own goes.
+// remove removes the sub-cgroup and says if it is gone.
 //
-// A process that has been reaped may keep its cgroup busy for a moment more: seen on Linux 6.18 with about one exec in 1,000, and
-// without this its cgroup stayed as long as the container.
-func (g *execGroup) remove() {
+// A process that has been reaped may keep its cgroup busy for a moment more: seen on Linux 6.18 with about one exec in 1,000.
+func (g *execGroup) remove() bool {
 	if g == nil {
-		return
+		return true
 	}
 	g.ended()
 	for range removeTries {
-		if err := g.cg.Remove(); !errors.Is(err, unix.EBUSY) {
-			return
+		if g.tryRemove() {
+			return true
 		}
 		time.Sleep(time.Millisecond)
 	}
+	return false
+}
+
+func (g *execGroup) tryRemove() bool { return !errors.Is(g.cg.Remove(), unix.EBUSY) }
+
+// busyTries is how many cgroups of earlier execs one that ends tries to remove. It must be more than 1, that they become fewer.
+const busyTries = 4
+
+// dropGroup removes the sub-cgroup of an exec that is over. While there are processes in it, which the exec has left in the
+// background, it stays, and is tried again whenever an exec of the container ends: those of a probe that each time leaves something
+// behind for a while must not pile up until the container goes.
+func (t *Task) dropGroup(g *execGroup) {
+	gone := g.remove()
+	t.mu.Lock()
+	again := t.busyGroups[:min(busyTries, len(t.busyGroups))]
+	t.busyGroups = t.busyGroups[len(again):]
+	t.mu.Unlock()
+	var left []*execGroup
+	for _, old := range again {
+		if !old.tryRemove() {
+			left = append(left, old)
+		}
+	}
+	if !gone {
+		left = append(left, g)
+	}
+	t.mu.Lock()
+	t.busyGroups = append(t.busyGroups, left...)
+	t.mu.Unlock()
 }

@@ -30,11 +30,14 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 		for _, sub := range subs {
 			g := &execGroup{cg: sub, marker: t.execMarker(filepath.Base(sub.Path()))}
 			if _, err := os.Stat(g.marker); errors.Is(err, os.ErrNotExist) {
-				continue // it had ended; what it left running in the background stays
+				t.mu.Lock()
+				t.busyGroups = append(t.busyGroups, g) // it had ended; what it left running in the background stays
+				t.mu.Unlock()
+				continue
 			}
 			t.log().Info("an exec has outlived the daemon that served it; killed", "container", t.id, "cgroup", sub.Path())
 			g.kill()
-			g.remove() // if its members are not reaped yet, it goes with the container's cgroup
+			t.dropGroup(g)
 		}
 	}
 	lister, ok := m.o.Exits.(interface{ Keys() []exitbpf.Key })

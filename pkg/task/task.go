@@ -119,10 +119,11 @@ type Task struct {
 	streams atomic.Pointer[ioattach.Streams]
 	watch   atomic.Pointer[Watch]
 
-	mu        sync.Mutex // guards transitions and what is below
-	resources *specs.LinuxResources
-	stopping  chan struct{} // not nil while a stopper runs; a send makes it look at its deadline again
-	execs     map[string]*Exec
+	mu         sync.Mutex // guards transitions and what is below
+	resources  *specs.LinuxResources
+	stopping   chan struct{} // not nil while a stopper runs; a send makes it look at its deadline again
+	execs      map[string]*Exec
+	busyGroups []*execGroup // of execs that are over: see dropGroup
 }
 
 func (m *Manager) newTask(id, handler string, spec *specs.Spec) (*Task, error) {
