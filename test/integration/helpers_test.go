@@ -49,7 +49,7 @@ func waitGone(t testing.TB, pid int) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		left := int(time.Until(deadline).Milliseconds())
 		if left <= 0 {
 			t.Fatal(fmt.Errorf("process %d does not end", pid))

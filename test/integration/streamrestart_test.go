@@ -125,73 +125,99 @@ func TestStdinOnceOverRestart(t *testing.T) {
 	<-b.ended
 }
 
+// logWriter is a container that writes to its stdout, and what its log must be.
+type logWriter struct {
+	command []string
+	size    int64 // bytes
+	check   func(t testing.TB, path string)
+}
+
 // TestLogOverRestart: four containers write at once, their logs are rotated every 50 ms, the daemon is killed in the middle, and the
 // keeper before that. EMBEDCRI_LOG_LINES lines each, 200,000 by default.
 func TestLogOverRestart(t *testing.T) {
 	n := startStreamNode(t)
-	const containers, size = 4, 100
+	const size = 100
 	lines := envInt("EMBEDCRI_LOG_LINES", 200_000)
-	for name, end := range ends {
-		t.Run(name, func(t *testing.T) {
-			var ids, paths []string
-			var pids []int
-			for i := range containers {
-				per := []int{64 << 10, 100, 4096, 777}[i]
-				pause := 0
-				if lines <= 200_000 { // else the containers are done before the daemon is killed
-					pause = 8000 // µs every 64 KiB: 2.5 s in all
-				}
-				id := n.run(waiting, "stream", "lines", fmt.Sprint(lines), fmt.Sprint(size), fmt.Sprint(per), fmt.Sprint(pause))
-				ids, pids, paths = append(ids, id), append(pids, n.pidOf(id)), append(paths, n.Status(id).LogPath)
-			}
-			stop := n.rotate(ids, paths)
-			started := time.Now()
-			for _, pid := range pids {
-				release(t, pid)
-			}
-			n.Eventually("a fifth is written", func() error {
-				for _, path := range paths {
-					if got := logSize(t, path); got < int64(lines)*size/5 {
-						return fmt.Errorf("%d bytes", got)
-					}
-				}
-				return nil
-			})
-			n.killKeeper()
-			writing := 0
-			for _, id := range ids {
-				if n.Status(id).State == runtimeapi.ContainerState_CONTAINER_RUNNING {
-					writing++
-				}
-			}
-			end(n)
-			n.Start()
-			if writing == 0 {
-				t.Error("all were done before the daemon was")
-			}
-			for deadline := started.Add(time.Minute + time.Duration(lines)*50*time.Microsecond); ; time.Sleep(5 * time.Millisecond) {
-				running, err := n.Runtime.ListContainers(n.Ctx(), &runtimeapi.ContainerFilter{
-					State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}})
-				if err == nil && len(running) == 0 {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatalf("%d containers still run, %v", len(running), err)
-				}
-			}
-			took := time.Since(started)
-			rotations, reopened := stop()
-			for i, path := range paths {
-				if s := n.Status(ids[i]); s.ExitCode != 0 {
-					t.Errorf("exit code %d", s.ExitCode)
-				}
-				checkLines(t, path, lines, size)
-				n.stop(ids[i])
-			}
-			t.Logf("%d × %d lines in %v, %d of them in the middle; %d rotations, %d reopenings",
-				containers, lines, took.Round(time.Millisecond), writing, rotations, reopened)
+	pause := 0
+	if lines <= 200_000 { // else the containers are done before the daemon is killed
+		pause = 8000 // µs every 64 KiB: 2.5 s in all
+	}
+	var writers []logWriter
+	for _, per := range []int{64 << 10, size, 4096, 777} {
+		writers = append(writers, logWriter{
+			command: []string{"lines", fmt.Sprint(lines), fmt.Sprint(size), fmt.Sprint(per), fmt.Sprint(pause)},
+			size:    int64(lines) * size,
+			check:   func(t testing.TB, path string) { checkLines(t, path, lines, size) },
 		})
 	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) { n.writeOverRestart(t, end, writers) })
+	}
+}
+
+// TestLogContentOverRestart is the same with what is no line of text: binary data, which does not end in a newline, in large writes and
+// one byte at a time, and lines of 1 MiB, whose parts go on behind those that an earlier daemon wrote.
+func TestLogContentOverRestart(t *testing.T) {
+	n := startStreamNode(t)
+	const binary, bytewise, long = 40_000_000, 400_000, 60 // each takes about 2.5 s with its pauses
+	n.writeOverRestart(t, ends["SIGKILL"], []logWriter{
+		{[]string{"random", fmt.Sprint(binary), "65536", "5", "4000"}, binary, func(t testing.TB, path string) { checkRandom(t, path, binary, 5) }},
+		{[]string{"random", fmt.Sprint(bytewise), "1", "6", "400000"}, bytewise, func(t testing.TB, path string) { checkRandom(t, path, bytewise, 6) }},
+		{[]string{"lines", fmt.Sprint(long), "1048576", "100000", "4000"}, long << 20, func(t testing.TB, path string) { checkLines(t, path, long, 1<<20) }},
+	})
+}
+
+// writeOverRestart runs writers, all at once, rotates their logs, kills the keeper and ends the daemon in the middle.
+func (n *streamNode) writeOverRestart(t *testing.T, end func(*streamNode), writers []logWriter) {
+	var ids, paths []string
+	var pids []int
+	for _, w := range writers {
+		id := n.run(waiting, append([]string{"stream"}, w.command...)...)
+		ids, pids, paths = append(ids, id), append(pids, n.pidOf(id)), append(paths, n.Status(id).LogPath)
+	}
+	stop := n.rotate(ids, paths)
+	started := time.Now()
+	for _, pid := range pids {
+		release(t, pid)
+	}
+	n.Eventually("a fifth is written", func() error {
+		for i, path := range paths {
+			if got := logSize(t, path); got < writers[i].size/5 {
+				return fmt.Errorf("%d bytes", got)
+			}
+		}
+		return nil
+	})
+	n.killKeeper()
+	writing := 0
+	for _, id := range ids {
+		if n.Status(id).State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			writing++
+		}
+	}
+	end(n)
+	n.Start()
+	if writing == 0 {
+		t.Error("all were done before the daemon was")
+	}
+	total := int64(0)
+	for i, pid := range pids {
+		total += writers[i].size
+		waitGone(t, pid)
+	}
+	took := time.Since(started)
+	for _, id := range ids {
+		if s := n.WaitExited(id); s.ExitCode != 0 {
+			t.Errorf("exit code %d", s.ExitCode)
+		}
+	}
+	renamed, reopened := stop()
+	for i, path := range paths {
+		writers[i].check(t, path)
+		n.stop(ids[i])
+	}
+	t.Logf("%d MB in %v, %d of %d containers in the middle; %d rotations, %d reopenings",
+		total/1e6, took.Round(time.Millisecond), writing, len(ids), renamed, reopened)
 }
 
 // rotate renames logs every 50 ms and has them reopened, as the kubelet does, until the returned function is called. While there is

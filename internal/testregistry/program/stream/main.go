@@ -4,7 +4,7 @@
 // ports that tell a half-closed connection from a closed one.
 //
 //	stream lines N SIZE PER [PAUSE-US]   N numbered lines of SIZE bytes, in writes of up to PER bytes, with a pause every 64 KiB
-//	stream random N PER SEED             N bytes of a generator that Go's math/rand/v2 has too, in writes of up to PER bytes
+//	stream random N PER SEED [PAUSE-US]  N bytes of a generator that Go's math/rand/v2 has too, likewise
 //	stream flood                         writes zeros until it is killed
 //	stream serve ADDRESS                 echo, for each connection until its end, and then the end
 //	stream sum ADDRESS                   reads each connection to its end, then answers with the number of bytes
@@ -34,13 +34,9 @@ func main() {
 	}
 	switch os.Args[1] {
 	case "lines":
-		pause := 0
-		if len(os.Args) == 6 {
-			pause = number(5)
-		}
-		err = lines(number(2), number(3), number(4), time.Duration(pause)*time.Microsecond)
+		err = lines(number(2), number(3), number(4), pause())
 	case "random":
-		err = random(number(2), number(3), uint64(number(4)))
+		err = random(number(2), number(3), uint64(number(4)), pause())
 	case "flood":
 		for zeros := make([]byte, 64<<10); err == nil; {
 			_, err = os.Stdout.Write(zeros)
@@ -72,6 +68,14 @@ func number(i int) int {
 		usage()
 	}
 	return n
+}
+
+// pause is the optional last argument of those that write.
+func pause() time.Duration {
+	if len(os.Args) < 6 {
+		return 0
+	}
+	return time.Duration(number(5)) * time.Microsecond
 }
 
 // lines writes "0000000000 xxx…\n", "0000000001 xxx…\n" and so on.
@@ -115,7 +119,7 @@ func write(b []byte, pause time.Duration) error {
 }
 
 // random writes the bytes of rand.NewChaCha8 seeded with seed, any value and no structure, and no newline at the end.
-func random(n, per int, seed uint64) error {
+func random(n, per int, seed uint64, pause time.Duration) error {
 	var key [32]byte
 	for i := range 8 {
 		key[i] = byte(seed >> (8 * i))
@@ -127,7 +131,7 @@ func random(n, per int, seed uint64) error {
 		if _, err := src.Read(b); err != nil {
 			return err
 		}
-		if err := write(b, 0); err != nil {
+		if err := write(b, pause); err != nil {
 			return err
 		}
 		n -= len(b)
