@@ -59,6 +59,11 @@ func (n *Network) add(ctx context.Context, a *Attachment, l *Link) error {
 	}
 	ctx, cancel := n.limit(ctx)
 	defer cancel()
+	if l.BuiltIn && n.filter() == nftables {
+		if err := n.masquerade.ensure(ctx, n.opts.Bridge); err != nil {
+			return fmt.Errorf("network %q: %w", l.Network, err)
+		}
+	}
 	res, err := n.cni.AddNetworkList(ctx, list, conf)
 	if err != nil {
 		return inNetwork(l.Network, err)

@@ -67,6 +67,9 @@ type Attachment struct {
 type Link struct {
 	Network string `json:"network"`
 	IfName  string `json:"ifName"`
+	// BuiltIn tells that it is the built-in network, which has work to do beyond that of its
+	// plug-ins.
+	BuiltIn bool `json:"builtIn,omitempty"`
 	// Conf is the network's configuration list, with all its plug-ins inside.
 	Conf json.RawMessage `json:"conf"`
 	// Result is what ADD returned, in CNI's current format; nil before.
@@ -121,8 +124,9 @@ func parseCapabilities(args map[string]any) (c Capabilities, err error) {
 }
 
 // Plan says how a pod would be attached now. It changes nothing: the caller records the result and
-// then calls [Network.Attach]. Errors are ErrInvalidArgument for the pod's part, and ErrUnavailable
-// while the node has no network configuration.
+// then calls [Network.Attach]. Errors are ErrInvalidArgument for the pod's part, ErrUnavailable
+// while the node has no network configuration, and ErrFailedPrecondition if a plug-in is not
+// installed: an ADD that comes to nothing for that could not be undone either.
 func (n *Network) Plan(p Pod) (*Attachment, error) {
 	caps, err := p.capabilities()
 	if err != nil {
@@ -152,9 +156,13 @@ func (n *Network) Plan(p Pod) (*Attachment, error) {
 		},
 	}
 	for i, net := range conf.networks {
+		if err := n.exec.findAll(net.list, n.opts.BinDirs); err != nil {
+			return nil, fmt.Errorf("plan network: %w", inNetwork(net.list.Name, err))
+		}
 		a.Links = append(a.Links, Link{
 			Network: net.list.Name,
 			IfName:  fmt.Sprintf("eth%d", i),
+			BuiltIn: net.file == "",
 			Conf:    json.RawMessage(net.list.Bytes),
 		})
 	}

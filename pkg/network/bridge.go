@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
@@ -34,12 +35,17 @@ type Bridge struct {
 	MTU int
 }
 
+var bridgeName = regexp.MustCompile(`^[a-zA-Z0-9_.-]+$`)
+
 func (b Bridge) validate() error {
 	if b.Name == "" {
 		return errors.New("the bridge has no name")
 	}
 	if err := utils.ValidateInterfaceName(b.Name); err != nil {
 		return err
+	}
+	if !bridgeName.MatchString(b.Name) { // it is part of names in nft scripts
+		return fmt.Errorf("bridge name %q has characters other than letters, digits, dots, dashes and underscores", b.Name)
 	}
 	if len(b.Subnets) == 0 || len(b.Subnets) > 2 {
 		return fmt.Errorf("%d subnets; one or two are needed", len(b.Subnets))
@@ -65,9 +71,15 @@ func (b Bridge) validate() error {
 	return nil
 }
 
+// Ways into the kernel's packet filter, by the names that the reference plug-ins have for them.
+const (
+	nftables = "nftables"
+	iptables = "iptables"
+)
+
 // features of the node that shape the built-in network.
 type features struct {
-	filter    string // "nftables", "iptables" or "" (neither works)
+	filter    string // nftables, iptables or "" (neither works)
 	bandwidth bool
 }
 
@@ -105,8 +117,10 @@ func (b Bridge) list(f features) (*libcni.NetworkConfigList, error) {
 		bridge["mtu"] = b.MTU
 	}
 	plugins := []object{bridge}
-	if f.filter != "" {
+	if f.filter == iptables { // with nftables there is a table for all pods: masquerade.go
 		bridge["ipMasq"], bridge["ipMasqBackend"] = true, f.filter
+	}
+	if f.filter != "" {
 		plugins = append(plugins, object{
 			"type": "portmap", "capabilities": object{"portMappings": true},
 			"snat": true, "backend": f.filter,
@@ -146,10 +160,10 @@ func packetFilter() string {
 		add rule ip embedcri_probe a tcp dport 1 dnat to 192.0.2.1:1
 	`)
 	if nft.Run() == nil {
-		return "nftables"
+		return nftables
 	}
 	if exec.CommandContext(ctx, "iptables", "-w", "-t", "nat", "-S", "POSTROUTING").Run() == nil {
-		return "iptables"
+		return iptables
 	}
 	return ""
 }

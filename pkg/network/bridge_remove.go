@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -33,6 +32,7 @@ func (b Bridge) Remove(ctx context.Context) error {
 		dir = defaultDataDir
 	}
 	err := removeAllocations(filepath.Join(dir, b.Name))
+	_ = nft(ctx, b.removeMasquerading()) // there is none, or no nft
 	removeEmptyTables(ctx)
 	if err != nil {
 		return fmt.Errorf("remove default network: %w", err)
@@ -103,8 +103,6 @@ func removeEmptyTables(ctx context.Context) {
 		delete chain inet cni_plugins_masquerade masq_checks
 		delete table inet cni_plugins_masquerade`
 	for _, script := range []string{fmt.Sprintf(hostport, "ip"), fmt.Sprintf(hostport, "ip6"), masquerade} {
-		nft := exec.CommandContext(ctx, "nft", "-f", "-")
-		nft.Stdin = strings.NewReader(script)
-		_ = nft.Run()
+		_ = nft(ctx, script)
 	}
 }

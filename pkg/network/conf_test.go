@@ -242,6 +242,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestSamples: what we tell people to copy works.
 func TestSamples(t *testing.T) {
 	f := newFakes(t)
+	f.plugin("bandwidth", "")
 	samples := filepath.Join("..", "..", "manifests", "cni")
 	text, err := os.ReadFile(filepath.Join(samples, "10-bridge.conflist"))
 	if err != nil {
@@ -254,6 +255,7 @@ func TestSamples(t *testing.T) {
 	}
 
 	f = newFakes(t)
+	f.plugin("bandwidth", "")
 	f.PodCIDRTemplate = filepath.Join(samples, "pod-cidr.conflist.template")
 	n = open(t, f.Options)
 	if err := n.UpdatePodCIDR(t.Context(), "10.1.2.0/24,fd01::/64"); err != nil {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
@@ -96,6 +97,21 @@ func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 	return "", fmt.Errorf("plug-in %s is not in %s: %w", plugin, strings.Join(paths, ", "), errdefs.ErrFailedPrecondition)
 }
 
+// findAll returns an error for the first plug-in of a network, addresses' included, that is not there.
+func (e *pluginExec) findAll(list *libcni.NetworkConfigList, paths []string) error {
+	for _, p := range list.Plugins {
+		for _, name := range []string{p.Network.Type, p.Network.IPAM.Type} {
+			if name == "" && p.Network.Type != "" {
+				continue // not every plug-in hands out addresses
+			}
+			if _, err := e.FindInPath(name, paths); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // ExecPlugin runs one plug-in; libcni's contract. When ctx ends, the plug-in and all of its process
 // group are killed, and dead when ExecPlugin returns.
 func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
@@ -104,6 +120,7 @@ func (*pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 		fail.text, fail.class = "not started: "+context.Cause(ctx).Error(), context.Cause(ctx)
 		return nil, fail
 	}
+	enter(ctx, "CNI "+fail.verb+" "+fail.plugin)
 	stdout, stderr := &boundedBuffer{most: maxStdout}, &boundedBuffer{most: maxStderr}
 	killed, err := runGroup(ctx, path, stdin, environ, stdout, stderr)
 	out := stdout.bytes()

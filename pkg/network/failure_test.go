@@ -200,22 +200,34 @@ func TestMissingPlugin(t *testing.T) {
 	f.plugin("first", result)
 	f.network("10-net.conflist", "net1", "1.0.0", "first", "nowhere")
 	n := open(t, f.Options)
-	a := plan(t, n, network.Pod{})
-	err := n.Attach(t.Context(), a)
+	pod := network.Pod{ID: podID("pod"), NetNS: "/proc/self/ns/net"}
+	// An ADD of the first could not be undone, as DEL begins with the last.
+	_, err := n.Plan(pod)
 	mustContain(t, err, `network "net1"`, "plug-in nowhere is not in "+f.BinDirs[0])
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("error %v, want failed precondition", err)
 	}
-	// DEL cannot be run either, and must not be believed done.
+	f.plugin("nowhere", result)
+	a := plan(t, n, network.Pod{})
+	if err := n.Attach(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	// One that goes away later cannot be run, and its DEL must not be believed done.
+	if err := os.Remove(filepath.Join(f.BinDirs[0], "nowhere")); err != nil {
+		t.Fatal(err)
+	}
 	mustContain(t, n.Detach(t.Context(), a), `network "net1"`, "nowhere")
 	f.plugin("nowhere", "")
 	if err := n.Detach(t.Context(), a); err != nil {
 		t.Error(err)
 	}
 
-	f.network("10-net.conflist", "net1", "1.0.0", "../bin/first")
-	eventually(t, "the new configuration", func() bool { return strings.Contains(string(plan(t, n, network.Pod{}).Links[0].Conf), "..") })
-	mustContain(t, n.Attach(t.Context(), plan(t, n, network.Pod{})), "is no name of a plug-in")
+	for name, conf := range map[string]string{
+		"is no name of a plug-in": `{"type":"../bin/first"}`, "plug-in no-ipam is not in": `{"type":"first","ipam":{"type":"no-ipam"}}`,
+	} {
+		f.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net1","plugins":[`+conf+`]}`)
+		eventually(t, name, func() bool { _, err := n.Plan(pod); return err != nil && strings.Contains(err.Error(), name) })
+	}
 }
 
 // TestPluginLeavesDaemon: a process that a plug-in starts for good lives on, and nobody waits for

@@ -36,6 +36,9 @@ func newFakes(t testing.TB) *fakes {
 			t.Fatal(err)
 		}
 	}
+	for _, name := range []string{"any", "bridge", "host-local", "portmap"} {
+		f.plugin(name, "") // for configurations that nobody is attached by
+	}
 	return f
 }
 

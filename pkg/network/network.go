@@ -109,6 +109,8 @@ type Network struct {
 	podCIDR podCIDRs
 	// filter finds out, once, how the built-in network reaches netfilter.
 	filter func() string
+	// masquerade is the built-in network's way out of the node, with nftables.
+	masquerade masquerade
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -148,6 +150,12 @@ func (n *Network) Close() error {
 
 // acquire takes a slot for one chain of plug-ins, or gives up with ctx.
 func (n *Network) acquire(ctx context.Context) error {
+	select {
+	case n.slots <- struct{}{}:
+		return nil
+	default:
+		enter(ctx, "waiting for a plug-in slot")
+	}
 	select {
 	case n.slots <- struct{}{}:
 		return nil

@@ -102,10 +102,8 @@ func (n *Network) look(ctx context.Context) error {
 		return err
 	}
 	for _, net := range c.networks {
-		for _, p := range net.list.Plugins {
-			if _, err := n.exec.FindInPath(p.Network.Type, n.opts.BinDirs); err != nil {
-				return inNetwork(net.list.Name, err)
-			}
+		if err := n.exec.findAll(net.list, n.opts.BinDirs); err != nil {
+			return inNetwork(net.list.Name, err)
 		}
 		limit := min(statusTimeout, n.opts.Timeout)
 		ctx, cancel := context.WithTimeoutCause(ctx, limit, timeoutError(limit))
