@@ -106,6 +106,7 @@ type Pod struct {
 	UnprivilegedPorts bool  `toml:"unprivileged_ports" comment:"Let pods bind ports below 1024 without a capability."`
 	UnprivilegedICMP  bool  `toml:"unprivileged_icmp" comment:"Let pods ping without a capability."`
 	ShmSize           int64 `toml:"shm_size" comment:"Size of /dev/shm of a pod in bytes."`
+	Init              bool  `toml:"init" comment:"Run the small init in every pod, not only in those that share a pid namespace; for tools that expect a process per pod."`
 }
 
 // Metrics configures the Prometheus endpoint.

@@ -96,7 +96,7 @@ func TestPodCalls(t *testing.T) {
 	if err != nil || len(st.ContainersStatuses) != 1 || st.Timestamp == 0 || st.Info != nil {
 		t.Errorf("%v, %v", st, err)
 	}
-	creating := &fakePod{id: strings.Repeat("d", 64), config: podConfig(), status: sandbox.PodStatus{State: sandbox.Creating}}
+	creating := &fakePod{id: strings.Repeat("d", 64), config: podConfig(), status: sandbox.PodStatus{State: sandbox.Creating, Awaited: true}}
 	pods.pods = append(pods.pods, creating)
 	list, err := rt.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(list.Items) != 1 {

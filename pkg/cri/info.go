@@ -32,6 +32,11 @@ func podInfo(p pod, st sandbox.PodStatus) (map[string]string, error) {
 		ids = append(ids, c.ID())
 	}
 	info["containers"] = ids
+	stages := []any{} // a list keeps their order
+	for _, s := range st.Stages {
+		stages = append(stages, map[string]string{"name": s.Name, "took": s.Took.String()})
+	}
+	info["stages"] = stages
 	if st.Overhead != nil {
 		info["overhead"] = st.Overhead
 	}

@@ -6,8 +6,6 @@ import (
 	"context"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/embedcri/embedcri/pkg/sandbox"
 )
 
 // ListPodSandbox lists the pods that match a filter, from a snapshot.
@@ -19,8 +17,8 @@ func (s *Server) listPods(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandb
 	var out []*runtimeapi.PodSandbox
 	for _, p := range s.pods.Pods() {
 		st := p.Status()
-		if st.State == sandbox.Creating {
-			continue // it would look like one that has failed, and the kubelet's garbage collection would take it
+		if st.Awaited {
+			continue // it would look like one that has failed; one whose callers have given up is, and is to be stopped
 		}
 		if item := podItem(p, st); matchPod(f, item) {
 			out = append(out, item)

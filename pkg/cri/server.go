@@ -36,8 +36,8 @@ type Options struct {
 	Version string
 	// CgroupDriver is "cgroupfs" or "systemd"; the kubelet asks for it once and goes by it. Empty is cgroupfs.
 	CgroupDriver string
-	// Features is what Status says this implementation can do, apart from its handlers. Nil: what pkg/spec can do,
-	// supplemental groups policy and mount options.
+	// Features is what Status says this implementation can do, apart from its handlers. Nil: what pkg/spec can do, supplemental
+	// groups policy, mount options, and user namespaces on the host's network.
 	Features *runtimeapi.RuntimeFeatures
 	// Info adds to what Status returns when asked to be verbose; the values must be fit for json.Marshal and for anyone who may
 	// open the socket to see. May be nil.
@@ -89,8 +89,8 @@ func newServer(o Options, pods podManager, images imageStore) (*Server, error) {
 		o.StopGrace = 5 * time.Second
 	}
 	if o.Features == nil {
-		// pkg/spec is what makes both true.
-		o.Features = &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true}
+		// pkg/spec is what makes them true.
+		o.Features = &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true}
 	}
 	s := &Server{pods: pods, images: images, opts: o, driver: driver}
 	s.closing, s.close = context.WithCancel(context.Background())

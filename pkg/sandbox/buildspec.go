@@ -18,8 +18,18 @@ import (
 	"github.com/embedcri/embedcri/pkg/task"
 )
 
+// parts are what a container is made of.
+type parts struct {
+	meta       containerIdentity
+	handler    Handler
+	image      *image.Image
+	rootfs     string
+	namespaces spec.Namespaces
+}
+
 // buildSpec gathers what the specification depends on and has it built (the order is that of spec's doc.go).
-func (p *Pod) buildSpec(ctx context.Context, meta containerIdentity, h Handler, img *image.Image, rootfs string) (*specs.Spec, spec.User, error) {
+func (p *Pod) buildSpec(ctx context.Context, c parts) (*specs.Spec, spec.User, error) {
+	meta, h, img, rootfs := c.meta, c.handler, c.image, c.rootfs
 	config := meta.Config.M
 	sc := config.GetLinux().GetSecurityContext()
 	user, err := spec.LookupUser(rootfs, config, img.Config.User)
@@ -46,13 +56,9 @@ func (p *Pod) buildSpec(ctx context.Context, meta containerIdentity, h Handler, 
 	if err != nil {
 		return nil, user, err
 	}
-	ns, err := p.containerNamespaces(sc.GetNamespaceOptions())
-	if err != nil {
-		return nil, user, err
-	}
 	oci, clamps, err := spec.Container(spec.Input{
 		ID: meta.ID, PodID: p.meta.ID, Pod: p.Config(), Container: config, Image: img.Config, ImageName: config.GetImage().GetUserSpecifiedImage(),
-		User: user, CgroupsPath: cgroupsPath, Hostname: p.hostname(), Namespaces: ns, Files: p.files(),
+		User: user, CgroupsPath: cgroupsPath, Hostname: p.hostname(), Namespaces: c.namespaces, Files: p.files(),
 		MountSources: sources, Devices: devices, Seccomp: seccomp, Handler: h.Spec, Node: p.m.o.Node,
 	})
 	if err != nil {
@@ -158,31 +164,40 @@ func (p *Pod) makeImageVolumes(meta containerIdentity, img *image.Image, rootfs 
 	}
 }
 
-// containerNamespaces are the namespaces that a container of the pod joins.
-func (p *Pod) containerNamespaces(o *runtimeapi.NamespaceOption) (spec.Namespaces, error) {
+// containerNamespaces are the namespaces of the pod, or of another container, that a container joins. They have to be held until it
+// has.
+func (p *Pod) containerNamespaces(o *runtimeapi.NamespaceOption) (ns spec.Namespaces, release func(), err error) {
 	pins := p.state.Load().Namespaces
-	ns := spec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
+	ns = spec.Namespaces{Net: pins.Net, IPC: pins.IPC, UTS: pins.UTS, User: pins.User}
+	var init *task.Task
 	switch o.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
 		if p.namespaceOptions().GetPid() == runtimeapi.NamespaceMode_NODE {
-			return ns, nil // the pod's is the host's
+			return ns, func() {}, nil // the pod's is the host's
 		}
-		path, err := p.initPIDNamespace()
-		if err != nil {
-			return ns, err
+		p.mu.Lock()
+		init = p.init
+		p.mu.Unlock()
+		if !p.sharesPID() || init == nil {
+			return ns, func() {}, nil // there is none to join, which spec has words for
 		}
-		ns.PID = path
 	case runtimeapi.NamespaceMode_TARGET:
+		const field = "linux.security_context.namespace_options.target_id"
 		target, err := p.m.Container(o.GetTargetId())
 		if err != nil {
-			return ns, fmt.Errorf("linux.security_context.namespace_options.target_id: %w", err)
+			return ns, nil, fmt.Errorf("%s: %w", field, err)
 		}
-		s := target.Status()
-		if target.p != p || s.State != task.Running {
-			return ns, fmt.Errorf("linux.security_context.namespace_options.target_id: container %s does not run in this pod: %w",
-				target.ID(), errdefs.ErrFailedPrecondition)
+		if target.p != p {
+			return ns, nil, fmt.Errorf("%s: container %s is in another pod: %w", field, target.ID(), errdefs.ErrInvalidArgument)
 		}
-		ns.PID = fmt.Sprintf("/proc/%d/ns/pid", s.Pid)
+		init = target.task
+	default:
+		return ns, func() {}, nil
 	}
-	return ns, nil
+	f, err := init.PIDNamespace()
+	if err != nil {
+		return ns, nil, fmt.Errorf("join a pid namespace: %w", err)
+	}
+	ns.PID = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	return ns, func() { f.Close() }, nil
 }

@@ -135,7 +135,12 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 		undo.Add("image volumes", func() error { return m.unmountVolumes(context.WithoutCancel(ctx), meta) })
 	}
 	at.enter("specification")
-	oci, user, err := p.buildSpec(ctx, meta, h, img, rootfs)
+	ns, release, err := p.containerNamespaces(config.GetLinux().GetSecurityContext().GetNamespaceOptions())
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	oci, user, err := p.buildSpec(ctx, parts{meta, h, img, rootfs, ns})
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,8 @@
 //
 // The kubelet repeats a call that has timed out. Run and CreateContainer then join the operation that is under way, or find its
 // result, and return the same id (joins.go). Operations run on the manager's context, not on the caller's, who only waits.
+// A pod that is being made is not listed as long as somebody waits for it. When all have given up it is, as not ready: whoever
+// wants it repeats the call, whoever does not stops it, which ends its making at once.
 //
 // # Locks
 //

@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
 )
 
 // digest identifies a request, so that a repeated one is told from another under the same name.
@@ -32,15 +34,17 @@ type joins[T any] struct {
 }
 
 type joined[T any] struct {
-	digest digest
-	stage  *progress
-	done   chan struct{}
-	value  T
-	err    error
+	digest  digest
+	stage   *progress
+	done    chan struct{}
+	callers int // who wait; guarded by joins.mu
+	value   T
+	err     error
 }
 
 // do runs f, or joins the f that runs under the same key and digest. f gets the context base; ctx bounds only the waiting. A caller
-// who gives up is told what the operation was waiting for.
+// who gives up is told what the operation is waiting for; one with a deadline is told a little earlier, or its client would have
+// left before the answer.
 func (j *joins[T]) do(ctx, base context.Context, key string, d digest, f func(context.Context, *progress) (T, error)) (T, error) {
 	j.mu.Lock()
 	if j.ops == nil {
@@ -59,18 +63,46 @@ func (j *joins[T]) do(ctx, base context.Context, key string, d digest, f func(co
 			op.value, op.err = f(base, op.stage)
 			j.mu.Lock()
 			delete(j.ops, key) // what comes of it is on record by now
+			abandoned := op.callers == 0
 			j.mu.Unlock()
+			if abandoned && op.err != nil && !errors.Is(op.err, errStopped) {
+				klog.Background().Error(op.err, "operation that nobody waits for has failed", "stage", op.stage.String())
+			}
 			close(op.done)
 		}()
 	}
+	op.callers++
 	j.mu.Unlock()
+	ctx, cancel := beforeDeadline(ctx)
+	defer cancel()
 	select {
 	case <-op.done:
 		return op.value, op.err
 	case <-ctx.Done():
+		j.mu.Lock()
+		op.callers--
+		j.mu.Unlock()
 		var zero T
 		return zero, fmt.Errorf("%s: still at it (%s), repeat the call to join: %w", key, op.stage, context.Cause(ctx))
 	}
+}
+
+// beforeDeadline returns a context that ends some time before ctx: a tenth of what is left, which is time for an answer, and at most
+// a second.
+func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	d, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, d.Add(-min(time.Second, time.Until(d)/10)))
+}
+
+// awaited tells whether somebody waits for an operation under the key.
+func (j *joins[T]) awaited(key string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	op, running := j.ops[key]
+	return running && op.callers > 0
 }
 
 // progress is the stage that an operation is in, for those who wait and for the breakdown of what took how long.

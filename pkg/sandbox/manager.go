@@ -62,6 +62,7 @@ type Options struct {
 	ShmSize      int64  // bytes of a pod's /dev/shm
 	DrainTimeout time.Duration
 	PodInit      string            // the init of pods that share their pid namespace: a static program
+	EveryPodInit bool              // run it in all others too
 	Sysctls      map[string]string // of every pod with namespaces of its own, unless it sets them itself
 	RuntimeError string            // why the runtime is not as it should be; shown in Status, does not make it unready
 }

@@ -23,11 +23,13 @@ import (
 
 // Pod is one pod sandbox. Its exported methods may be called by many goroutines at once.
 type Pod struct {
-	m      *Manager
-	meta   podIdentity // never changes
-	digest digest      // of the request that made it
-	op     *ctxlock.Lock
-	state  atomic.Pointer[podState]
+	m         *Manager
+	meta      podIdentity // never changes
+	digest    digest      // of the request that made it
+	op        *ctxlock.Lock
+	state     atomic.Pointer[podState]
+	endMaking context.CancelCauseFunc // set before the pod can be found; nil if an earlier daemon made it
+	stages    atomic.Pointer[[]Stage] // of its making, if it was this daemon that made it
 
 	mu         sync.Mutex
 	containers map[string]*Container
@@ -46,6 +48,8 @@ type PodStatus struct {
 	IPs       []string // the primary one first
 	NetNS     string   // path of the pinned network namespace; empty with the host's
 	Message   string
+	Awaited   bool    // it is being made, and who asked for it waits for that
+	Stages    []Stage // what took how long when it was made; nil if an earlier daemon made it
 
 	Overhead, Resources *runtimeapi.LinuxContainerResources // as UpdateResources recorded them; nil: never told
 }
@@ -75,6 +79,12 @@ func (p *Pod) Status() PodStatus {
 	st := PodStatus{
 		Ready: s.State == Ready, State: s.State, CreatedAt: p.meta.CreatedAt,
 		NetNS: s.Namespaces.Net, Message: s.Message,
+	}
+	if s.State == Creating {
+		st.Awaited = p.m.podJoins.awaited(podKey(p.Config().GetMetadata()))
+	}
+	if stages := p.stages.Load(); stages != nil {
+		st.Stages = *stages
 	}
 	if s.Overhead != nil {
 		st.Overhead = s.Overhead.M

@@ -30,13 +30,14 @@ func (p *Pod) files() spec.Files {
 	return f
 }
 
-// makeFiles makes /etc/hostname, /etc/resolv.conf and /dev/shm; /etc/hosts waits for the pod's addresses.
+// makeFiles makes /etc/hostname, /etc/resolv.conf and /dev/shm; /etc/hosts waits for the pod's addresses. All belong to the pod's
+// root.
 func (p *Pod) makeFiles() error {
 	if err := os.MkdirAll(p.dir(), 0o711); err != nil {
 		return fmt.Errorf("make pod files: %w", err)
 	}
-	if err := os.WriteFile(p.file("hostname"), []byte(p.hostname()+"\n"), 0o644); err != nil {
-		return fmt.Errorf("make pod files: %w", err)
+	if err := p.writeFile("hostname", []byte(p.hostname()+"\n")); err != nil {
+		return err
 	}
 	resolv := resolvConf(p.Config().GetDnsConfig())
 	if resolv == nil {
@@ -45,8 +46,8 @@ func (p *Pod) makeFiles() error {
 			return fmt.Errorf("make pod files: %w", err)
 		}
 	}
-	if err := os.WriteFile(p.file("resolv.conf"), resolv, 0o644); err != nil {
-		return fmt.Errorf("make pod files: %w", err)
+	if err := p.writeFile("resolv.conf", resolv); err != nil {
+		return err
 	}
 	if p.hostIPC() {
 		return nil
@@ -55,7 +56,11 @@ func (p *Pod) makeFiles() error {
 	if err := os.Mkdir(shm, 0o1777); err != nil {
 		return fmt.Errorf("make pod files: %w", err)
 	}
-	opts := fmt.Sprintf("mode=1777,size=%d", p.m.o.ShmSize)
+	uid, gid, err := p.root()
+	if err != nil {
+		return err
+	}
+	opts := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", p.m.o.ShmSize, uid, gid)
 	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
 		return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 	}
@@ -73,10 +78,27 @@ func (p *Pod) writeHosts() error {
 	} else {
 		b = hosts(p.hostname(), p.state.Load().Attachment.IPs)
 	}
-	if err := os.WriteFile(p.file("hosts"), b, 0o644); err != nil {
-		return fmt.Errorf("make /etc/hosts: %w", err)
+	return p.writeFile("hosts", b)
+}
+
+func (p *Pod) writeFile(name string, text []byte) error {
+	uid, gid, err := p.root()
+	if err == nil {
+		err = os.WriteFile(p.file(name), text, 0o644)
+	}
+	if err == nil {
+		err = os.Chown(p.file(name), uid, gid)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s of the pod: %w", name, err)
 	}
 	return nil
+}
+
+// root returns the ids on the host of the pod's root.
+func (p *Pod) root() (uid, gid int, err error) {
+	mappings, err := p.mappings()
+	return hostID(mappings.UIDs, 0), hostID(mappings.GIDs, 0), err
 }
 
 // removeFiles undoes makeFiles. It is idempotent.

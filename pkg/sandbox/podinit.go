@@ -18,7 +18,8 @@ import (
 )
 
 // startInit starts the pod's own init. Containers that share a pid namespace need one that is there before the first of them and
-// after the last, and whose pid 1 reaps: the kernel ends a pid namespace with its pid 1. No other pod has a process of its own.
+// after the last, and whose pid 1 reaps: the kernel ends a pid namespace with its pid 1. No other pod has a process of its own,
+// unless the node is configured so (Options.EveryPodInit).
 //
 // It is a task like a container's, with the pod's id and no root file system but the program itself.
 func (p *Pod) startInit(ctx context.Context) error {
@@ -40,11 +41,11 @@ func (p *Pod) startInit(ctx context.Context) error {
 		return fmt.Errorf("make init's root: %w", err)
 	}
 	// In a pod with a user namespace runc makes the mount points as that namespace's root.
-	mappings, err := p.mappings()
+	uid, gid, err := p.root()
 	if err != nil {
 		return err
 	}
-	if err := os.Chown(p.file("init-root"), hostID(mappings.UIDs, 0), hostID(mappings.GIDs, 0)); err != nil {
+	if err := os.Chown(p.file("init-root"), uid, gid); err != nil {
 		return fmt.Errorf("make init's root: %w", err)
 	}
 	oci, err := p.initSpec()
@@ -88,7 +89,8 @@ func (p *Pod) initSpec() (*specs.Spec, error) {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-			// Runtimes make the usual devices: without this they do so in the directory on the host, or fail (crun).
+			// Runtimes make the usual devices: without this they do so in the directory on the host, or fail (crun; runc where systemd
+			// has mounted /run nodev).
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=64k"}},
 			{Destination: "/pod-init", Type: "bind", Source: p.m.o.PodInit, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
@@ -99,17 +101,6 @@ func (p *Pod) initSpec() (*specs.Spec, error) {
 			ReadonlyPaths: []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"},
 		},
 	}, nil
-}
-
-// initPIDNamespace is the pid namespace that the pod's containers join.
-func (p *Pod) initPIDNamespace() (string, error) {
-	p.mu.Lock()
-	t := p.init
-	p.mu.Unlock()
-	if t == nil || t.Status().State != task.Running {
-		return "", fmt.Errorf("pod %s: its init does not run", p.meta.ID)
-	}
-	return fmt.Sprintf("/proc/%d/ns/pid", t.Status().Pid), nil
 }
 
 func (p *Pod) stopInit(ctx context.Context) error {

@@ -77,6 +77,9 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	if err := namespace.ValidateSysctls(p.Config().GetLinux().GetSysctls(), p.hostNetwork(), p.hostIPC()); err != nil {
 		return nil, fmt.Errorf("linux.sysctls: %w", err)
 	}
+	if _, err := spec.CgroupsPath(p.cgroupParent(), meta.ID, m.o.Systemd); err != nil {
+		return nil, err // now, rather than at its first container
+	}
 	at.enter("recording")
 	if err := p.op.Lock(ctx); err != nil { // whoever finds the pod half-made and stops it waits for its making to end
 		return nil, err
@@ -91,12 +94,19 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	); err != nil {
 		return nil, errors.Join(err, m.podRecs.Delete(meta.ID))
 	}
+	making, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	p.endMaking = end
 	m.mu.Lock()
 	m.pods[meta.ID], m.names[key] = p, p
 	m.mu.Unlock()
 
-	if err := p.make(ctx, at); err != nil {
+	if err := p.make(making, at); err != nil {
+		if errors.Is(context.Cause(making), errStopped) {
+			err = fmt.Errorf("%w (%v)", errStopped, err)
+		}
 		err = fmt.Errorf("run %s: %w", key, err)
+		at.enter("taking it back")
 		// Not on ctx: what was begun is taken back even if the daemon is about to stop.
 		if uerr := p.removeLocked(context.WithoutCancel(ctx)); uerr != nil {
 			return nil, errors.Join(err, fmt.Errorf("take it back: %w", uerr))
@@ -104,10 +114,13 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 		return nil, err
 	}
 	at.enter("done")
+	p.stages.Store(&at.log)
 	m.events.podReady(p)
-	p.logStages(at)
 	return p, nil
 }
+
+// errStopped ends the making of a pod that somebody stops or removes meanwhile.
+var errStopped = fmt.Errorf("it was stopped while it was being made: %w", errdefs.ErrAborted)
 
 // make makes the pod's parts. Each is recorded before it is made.
 func (p *Pod) make(ctx context.Context, at *progress) error {
@@ -123,15 +136,16 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 		return err
 	}
 	if !p.hostNetwork() {
-		at.enter("CNI ADD")
-		if err := p.attach(ctx); err != nil {
+		at.enter("CNI")
+		if err := p.attach(network.WithProgress(ctx, at.enter)); err != nil {
 			return err
 		}
 	}
+	at.enter("hosts")
 	if err := p.writeHosts(); err != nil {
 		return err
 	}
-	if p.sharesPID() {
+	if p.sharesPID() || p.m.o.EveryPodInit {
 		at.enter("init")
 		if err := p.startInit(ctx); err != nil {
 			return err
@@ -256,12 +270,4 @@ func (p *Pod) cgroupParent() string {
 		return c
 	}
 	return p.m.o.CgroupParent
-}
-
-func (p *Pod) logStages(at *progress) {
-	kv := []any{"pod", p.meta.ID}
-	for _, s := range at.log {
-		kv = append(kv, s.Name, s.Took.Round(10*time.Microsecond))
-	}
-	p.m.log().V(3).Info("pod is ready", kv...)
 }

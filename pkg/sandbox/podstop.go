@@ -19,13 +19,21 @@ const unmakeTimeout = 3 * time.Minute
 
 // Stop ends all processes of the pod and takes its network and namespaces down. Stopping a stopped pod succeeds. Processes are
 // ended first, so that a network that cannot be taken down keeps nothing else alive: Stop then fails, and a repeated Stop goes on
-// where this one was stuck.
+// where this one was stuck. A pod that is still being made is not waited for: its making ends, and it is gone.
 func (p *Pod) Stop(ctx context.Context) error {
+	p.stopMaking()
 	if err := p.op.Lock(ctx); err != nil {
 		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)
 	}
 	defer p.op.Unlock()
 	return p.stopLocked(ctx)
+}
+
+// stopMaking takes the context of the pod's making away. Once the pod is made nothing uses that any more.
+func (p *Pod) stopMaking() {
+	if p.endMaking != nil {
+		p.endMaking(errStopped)
+	}
 }
 
 // stopLocked needs Pod.op.
@@ -95,6 +103,7 @@ func (p *Pod) stopContainers(ctx context.Context) error {
 
 // Remove stops the pod, removes its containers and all that is left of it. Removing a removed pod succeeds.
 func (p *Pod) Remove(ctx context.Context) error {
+	p.stopMaking()
 	if err := p.op.Lock(ctx); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}

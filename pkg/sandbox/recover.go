@@ -75,8 +75,15 @@ func (m *Manager) recoverPods() error {
 	}
 	for _, id := range ids {
 		var meta podIdentity
-		if err := m.podRecs.Get(id, identityRecord, &meta); err != nil {
+		err := m.podRecs.Get(id, identityRecord, &meta)
+		if errdefs.IsNotFound(err) {
 			// Identity is durable before anything is made, so without it nothing was.
+			if err := m.podRecs.Delete(id); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			m.log().Error(err, "pod record cannot be read; left where it is", "pod", id)
 			continue
 		}
@@ -85,10 +92,16 @@ func (m *Manager) recoverPods() error {
 			return err
 		}
 		var s podState
-		if err := m.podRecs.Get(id, stateRecord, &s); err != nil {
+		err = m.podRecs.Get(id, stateRecord, &s)
+		switch {
+		case errdefs.IsNotFound(err):
+			// The daemon died before it was written, and nothing had been made; or the power went before it was on the disk, and
+			// with it all but what CNI has on record, which is collected. Either way there is nothing to go on with.
+			s = podState{State: Creating, Files: true, Pins: true, Init: true}
+		case err != nil:
 			m.log().Error(err, "pod state cannot be read; it can still be stopped and removed", "pod", id)
 			// As if everything had been made: unmaking is idempotent.
-			s = podState{State: Unknown, Files: true, Pins: true, Init: p.sharesPID(), Message: err.Error()}
+			s = podState{State: Unknown, Files: true, Pins: true, Init: true, Message: err.Error()}
 		}
 		p.state.Store(&s)
 		m.events.restoredPod(p, s.State)

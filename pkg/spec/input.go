@@ -65,7 +65,8 @@ type Namespaces struct {
 }
 
 // Files are host paths that every container of a pod sees at a well-known place, unless it mounts something else there. An
-// empty path leaves the file out; an empty Shm gives the container a /dev/shm of its own.
+// empty path leaves the file out; an empty Shm gives the container a /dev/shm of its own. They belong to the pod's root, which
+// with a user namespace is not the host's.
 type Files struct {
 	Hosts      string // at /etc/hosts
 	Hostname   string // at /etc/hostname

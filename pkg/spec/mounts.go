@@ -122,13 +122,17 @@ func (b *builder) hostNetwork() bool {
 
 // shmSource is the host directory at /dev/shm; empty if the container gets its own.
 func (b *builder) shmSource() string {
-	if b.psc.GetNamespaceOptions().GetIpc() == runtimeapi.NamespaceMode_NODE {
+	switch {
+	case b.sc.GetNamespaceOptions().GetIpc() == runtimeapi.NamespaceMode_CONTAINER:
+		return ""
+	case b.psc.GetNamespaceOptions().GetIpc() == runtimeapi.NamespaceMode_NODE:
 		return "/dev/shm"
 	}
 	return b.in.Files.Shm
 }
 
-// podFiles are the files that the pod gives each of its containers. They are read-only where the rootfs is.
+// podFiles are the files that the pod gives each of its containers. They are read-only where the rootfs is. They are not idmapped,
+// as they are on tmpfs, which learned that in 6.3 only: in a pod with a user namespace they belong to its root.
 func (b *builder) podFiles() []specs.Mount {
 	access := "rw"
 	if b.sc.GetReadonlyRootfs() {
@@ -141,11 +145,10 @@ func (b *builder) podFiles() []specs.Mount {
 		{b.in.Files.ResolvConf, "/etc/resolv.conf"},
 	} {
 		if f.source != "" {
-			out = append(out, b.ownMount(f.source, f.at, access))
+			out = append(out, specs.Mount{Destination: f.at, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate", access}})
 		}
 	}
 	if shm := b.shmSource(); shm != "" {
-		// Not idmapped: tmpfs learned that in 6.3 only, and the directory starts empty and world-writable.
 		out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "rw"}})
 	}
 	return out

@@ -13,9 +13,9 @@ import (
 
 const nsField = "linux.security_context.namespace_options."
 
-// namespaces joins the pod's namespaces by path and gives the container those that are its own. Network, IPC and UTS belong to
-// the pod: its configuration decides. A container cannot tell an unset mode from POD (both are zero), so POD follows the pod;
-// any other mode that the pod does not have is refused, above all NODE, which would be a way out of the sandbox.
+// namespaces joins the pod's namespaces by path and gives the container those that are its own. Network and IPC are the pod's, or
+// with CONTAINER the container's alone; a container cannot tell an unset mode from POD (both are zero), so POD follows the pod. A
+// mode that leads out of the pod is refused, above all NODE where the pod does not have it. UTS goes with the pod's network.
 func (b *builder) namespaces() error {
 	pod, own := b.psc.GetNamespaceOptions(), b.sc.GetNamespaceOptions()
 	for _, ns := range []struct {
@@ -25,24 +25,32 @@ func (b *builder) namespaces() error {
 		{"network", pod.GetNetwork(), own.GetNetwork()},
 		{"ipc", pod.GetIpc(), own.GetIpc()},
 	} {
-		if ns.pod != runtimeapi.NamespaceMode_POD && ns.pod != runtimeapi.NamespaceMode_NODE {
-			return invalid(nsField+ns.name, "of the pod sandbox is %v; it can be POD or NODE", ns.pod)
+		if ns.pod == runtimeapi.NamespaceMode_TARGET {
+			return invalid(nsField+ns.name, "of the pod sandbox is %v; it can be POD, CONTAINER or NODE", ns.pod)
 		}
-		if ns.own != runtimeapi.NamespaceMode_POD && ns.own != ns.pod {
+		if ns.own == runtimeapi.NamespaceMode_TARGET || ns.own == runtimeapi.NamespaceMode_NODE && ns.pod != ns.own {
 			return invalid(nsField+ns.name, "is %v, but %v in the pod sandbox", ns.own, ns.pod)
 		}
 	}
 
 	b.join(specs.MountNamespace, "")
-	if pod.GetNetwork() != runtimeapi.NamespaceMode_NODE {
+	switch {
+	case own.GetNetwork() == runtimeapi.NamespaceMode_CONTAINER:
+		b.join(specs.NetworkNamespace, "") // with nothing in it but lo
+	case pod.GetNetwork() != runtimeapi.NamespaceMode_NODE:
 		b.join(specs.NetworkNamespace, b.in.Namespaces.Net)
+	}
+	if pod.GetNetwork() != runtimeapi.NamespaceMode_NODE {
 		// The host's name goes with the host's network: such pods keep the host's UTS namespace, as in both peers.
 		b.join(specs.UTSNamespace, b.in.Namespaces.UTS)
 		if b.in.Namespaces.UTS == "" && b.in.Hostname != "" {
 			b.g.SetHostname(b.in.Hostname) // only a new namespace is ours to name; a joined one has its name
 		}
 	}
-	if pod.GetIpc() != runtimeapi.NamespaceMode_NODE {
+	switch {
+	case own.GetIpc() == runtimeapi.NamespaceMode_CONTAINER:
+		b.join(specs.IPCNamespace, "")
+	case pod.GetIpc() != runtimeapi.NamespaceMode_NODE:
 		b.join(specs.IPCNamespace, b.in.Namespaces.IPC)
 	}
 	// With cgroup v1 the namespace would hide nothing (controllers are mounted one by one), and a privileged container is

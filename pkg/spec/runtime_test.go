@@ -427,9 +427,13 @@ func TestRunUserNamespace(t *testing.T) {
 		if !b.in.Handler.IDMapMounts {
 			return
 		}
-		// Idmapped: what is root's on the host is root's in the container, in both directions.
+		// The pod's files are its root's. A volume is idmapped: what is root's on the host is root's in the container, in both
+		// directions.
 		hosts, data := filepath.Join(b.dir, "hosts"), filepath.Join(b.dir, "data")
 		write(t, hosts, "127.0.0.1 localhost", 0o600)
+		if err := os.Chown(hosts, 65536, 65536); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Mkdir(data, 0o700); err != nil {
 			t.Fatal(err)
 		}
