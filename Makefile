@@ -74,6 +74,9 @@ test-unit: ## The tests that need no root
 integration: tools build ## The tests that run a real daemon (RUN=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... $(if $(RUN),-run '$(RUN)')
 
+churn: tools build ## 500 pods made and removed, 8 at a time, with impatient callers; nothing may be left
+	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_CHURN=500 $(GO) test -timeout 30m -count=1 -v ./test/integration -run TestPodChurn
+
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
 
@@ -97,4 +100,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration critest test-vm lint install check clean
+.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest test-vm lint install check clean

@@ -47,6 +47,22 @@ func (n *Node) look() []string {
 	if len(left) == 0 {
 		n.removeParents()
 	}
+	if n.NetNS != "" {
+		left = append(left, n.NetworkState()...) // all of it is this node's
+	} else {
+		left = append(left, n.interfaces()...)
+	}
+	left = append(left, n.processes()...)
+	ips, _ := filepath.Glob(filepath.Join(n.Dir, "root", "cni", "networks", "*", "*.*.*.*"))
+	for _, ip := range ips {
+		left = append(left, "address "+ip)
+	}
+	return left
+}
+
+// interfaces finds the node's bridge and what is plugged into it, among the machine's other interfaces.
+func (n *Node) interfaces() []string {
+	var left []string
 	ifs, _ := net.Interfaces()
 	for _, i := range ifs {
 		if i.Name == n.Bridge {
@@ -55,11 +71,6 @@ func (n *Node) look() []string {
 		if strings.HasPrefix(i.Name, "veth") && i.Flags&net.FlagUp != 0 && masterOf(i.Name) == n.Bridge {
 			left = append(left, "interface "+i.Name)
 		}
-	}
-	left = append(left, n.processes()...)
-	ips, _ := filepath.Glob(filepath.Join(n.Dir, "root", "cni", "networks", "*", "*.*.*.*"))
-	for _, ip := range ips {
-		left = append(left, "address "+ip)
 	}
 	return left
 }

@@ -25,8 +25,10 @@ import (
 // Options change what a node is like.
 type Options struct {
 	Config     string   // TOML that is appended to the node's own; it must not repeat a table
+	Network    string   // TOML for its table [network]
 	Env        []string // added to the daemon's environment
 	NoNetwork  bool     // CNI directory without plug-ins, no default network: only host-network pods
+	OwnNet     bool     // run the daemon in a network namespace of its own; see Node.NetNS
 	Verbosity  int      // of the daemon's log
 	KeepFailed bool     // leave everything for inspection if the test fails
 }
@@ -42,14 +44,19 @@ type Node struct {
 	Parent  string // cgroup parent
 	Bridge  string
 	Subnet  string // IPv4
-	CNIConf string
+	CNIConf string // directory of network configurations, empty at first: the default network
+	CNIBin  string // directory of the test's own plug-ins, searched before the real ones
 	LogFile string
+	// NetNS, with Options.OwnNet, is where the daemon and its plug-ins have their network: bridges, packet filter and ip_forward are
+	// not this machine's, so a test can look at all of them. Of this machine's network only unix sockets reach there.
+	NetNS string
 
 	Runtime internalapi.RuntimeService
 	Images  internalapi.ImageManagerService
 
 	o      Options
 	config string
+	nets   []string // network namespaces made for the node, by name
 	daemon *exec.Cmd
 	exited chan struct{} // closed when the daemon's process has been reaped
 }
@@ -78,8 +85,9 @@ func New(t testing.TB, o Options) *Node {
 	}
 	node.Socket = filepath.Join(node.State, "cri.sock")
 	node.CNIConf = filepath.Join(node.Dir, "cni-conf")
+	node.CNIBin = filepath.Join(node.Dir, "cni-bin")
 	node.LogFile = filepath.Join(node.Dir, "daemon.log")
-	for _, d := range []string{node.Dir, node.CNIConf, node.State} {
+	for _, d := range []string{node.Dir, node.CNIConf, node.CNIBin, node.State} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +95,11 @@ func New(t testing.TB, o Options) *Node {
 	node.config = filepath.Join(node.Dir, "config.toml")
 	if err := os.WriteFile(node.config, []byte(node.toml(t)), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if o.OwnNet {
+		node.ownNet()
+		t.Cleanup(node.remove)
+		return node
 	}
 	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	if err != nil {
@@ -125,13 +138,15 @@ driver = %q
 parent = %q
 [network]
 conf_dir = %q
-bin_dirs = [%q]
+bin_dirs = [%q, %q]
+%s
 [network.default_network]
 enabled = %s
 bridge = %q
 subnets = [%q, "fd00:%x::/64"]
 %s
-`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), testenv.CgroupDriver(), n.Parent, n.CNIConf, bins, network, n.Bridge, n.Subnet,
+`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
+		n.o.Network, network, n.Bridge, n.Subnet,
 		os.Getpid()&0xffff, n.o.Config)
 }
 
@@ -147,7 +162,7 @@ func (n *Node) Start() {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.o.Env...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if err := n.InNet(cmd.Start); err != nil {
 		n.T.Fatal(err)
 	}
 	n.daemon, n.exited = cmd, make(chan struct{})
@@ -264,12 +279,14 @@ func (n *Node) remove() {
 		n.removePod(ctx, p)
 	}
 	n.Term()
-	if out, err := n.Command("cleanup").CombinedOutput(); err != nil {
+	var out []byte
+	if err := n.InNet(func() (err error) { out, err = n.Command("cleanup").CombinedOutput(); return err }); err != nil {
 		t.Errorf("cleanup: %v\n%s", err, out)
 	}
 	for _, left := range n.leftovers() {
 		t.Errorf("left behind: %s", left)
 	}
+	n.removeNets()
 	for _, dir := range []string{n.State, n.Dir} {
 		if err := removeTree(dir); err != nil {
 			t.Error(err)

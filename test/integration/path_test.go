@@ -233,7 +233,7 @@ func nodeProcesses(t *testing.T, n *testnode.Node) map[string]string {
 }
 
 // procsIn lists the processes in the cgroups of a node's pods.
-func procsIn(t *testing.T, n *testnode.Node) []string {
+func procsIn(t testing.TB, n *testnode.Node) []string {
 	t.Helper()
 	var found []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")

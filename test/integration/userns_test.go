@@ -66,7 +66,7 @@ func TestUserNamespace(t *testing.T) {
 	if got := exec("cat /proc/self/uid_map; id -u"); got != "0 1000000 65536 0" {
 		t.Errorf("uid_map and id: %q", got)
 	}
-	if got := exec("stat -c %u:%g /volume/theirs /etc/passwd"); got != "1000:1000 0:0" {
+	if got := exec("stat -c %u:%g /volume/theirs /etc/passwd /etc/hosts /dev/shm"); got != "1000:1000 0:0 0:0 0:0" {
 		t.Errorf("owners inside: %q", got)
 	}
 	if got := exec("echo y > /volume/ours && chown 7:8 /volume/ours && stat -c %u:%g /volume/ours"); got != "7:8" {
@@ -82,5 +82,37 @@ func TestUserNamespace(t *testing.T) {
 	// The network namespace belongs to the pod's user namespace, so that a capability of the pod's root counts there.
 	if got := exec("ip link set lo down && ip link set lo up && echo ok"); got != "ok" {
 		t.Errorf("lo with CAP_NET_ADMIN: %q", got)
+	}
+}
+
+// TestUserNamespaceOnTheHostsNetwork: such a pod sees the host's network and has no power over it.
+func TestUserNamespaceOnTheHostsNetwork(t *testing.T) {
+	n := testnode.Start(t, testnode.Options{NoNetwork: true})
+	ref := registry.Ref(t, "busybox:1")
+	n.Pull(ref)
+	m := []*runtimeapi.IDMapping{{HostId: 2_000_000, ContainerId: 0, Length: 65536}}
+	userns := &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: m, Gids: m}
+	pc := n.HostPodConfig()
+	pc.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns
+	pod := n.RunPod(pc)
+	cfg := n.ContainerConfig(ref, "sleep", "1000")
+	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = userns
+	cfg.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"NET_ADMIN"}}
+	ctr := n.Run(pod, pc, cfg)
+	host, own := namespacesOf(t, n.Pid()), namespacesOf(t, pidOf(t, n, ctr))
+	for kind, shared := range map[string]bool{"net": true, "uts": true, "user": false, "ipc": false, "pid": false} {
+		if (host[kind] == own[kind]) != shared {
+			t.Errorf("%s namespace: %s, the host's is %s", kind, own[kind], host[kind])
+		}
+	}
+	for cmd, want := range map[string]string{
+		"awk '{ print $2 }' /proc/self/uid_map":                       "2000000",
+		"cat /sys/class/net/lo/address":                               "00:00:00:00:00:00",
+		"ip link set lo mtu 1500 2> /dev/null || echo refused":        "refused",
+		"echo 1 2> /dev/null > /sys/class/net/lo/mtu || echo refused": "refused",
+	} {
+		if got := run(n, ctr, cmd); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", cmd, got, want)
+		}
 	}
 }
