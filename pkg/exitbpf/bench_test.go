@@ -4,11 +4,13 @@ package exitbpf
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -16,25 +18,73 @@ import (
 )
 
 // BenchmarkUnwatchedProcess measures what the attached programs add to the life
-// of a process that nobody watches and that is none of the daemon's: vfork,
-// _exit, waitpid, in testdata/swarm.c. Attached and detached take turns every few
-// milliseconds, so that what else the machine does falls on both; each turn
-// gives the median of its processes, ns/difference is the median of the
-// differences between neighbours. ns/exit-run and ns/signal-run are the kernel's
-// own measure of one run (BPF_STATS_RUN_TIME; includes its looks at the clock).
+// of a process that nobody watches and that is none of the daemon's (do_bench in
+// testdata/swarm.c), and what two programs that do nothing add in their place:
+// the kernel's own price of the two hooks. Turns of some milliseconds alternate
+// with turns in which nothing is attached, so that what else the machine does
+// falls on all; a difference is the median of those between neighbours.
+//
+// Warm is the cost for who starts process after process. Cold has the caches
+// thrown out before each: the programs are then fetched from memory, as where
+// processes end seldom.
 func BenchmarkUnwatchedProcess(b *testing.B) {
 	testenv.Require(b, testenv.Root, testenv.BPF)
 	// Below a shell: a grandchild of the daemon might be an exec of its.
 	s := swarm{talk(b, &os.ProcAttr{}, "/bin/sh", "-c", program(b, "swarm")+"; exit 0")}
 	b.Cleanup(func() { _ = s.in.Close(); _, _ = unix.Wait4(s.pid, nil, 0, nil) })
-	measure := func(n int) float64 {
-		var ns float64
-		s.say("bench %d", n)
-		if _, err := fmt.Sscanf(s.hear(), "bench %g", &ns); err != nil {
-			b.Fatal(err)
-		}
-		return ns
+	tracer := loadTracer(b)
+	nothing := []*ebpf.Program{doNothing(b, "sched_process_exit"), doNothing(b, "signal_generate")}
+
+	for _, c := range []struct {
+		name            string
+		n, cold, rounds int
+	}{{"warm", 1000, 0, 300}, {"cold", 60, 1, 300}} {
+		b.Run(c.name, func(b *testing.B) {
+			turn := func() (ns float64) {
+				s.say("bench %d %d", c.n, c.cold)
+				if _, err := fmt.Sscanf(s.hear(), "bench %g", &ns); err != nil {
+					b.Fatal(err)
+				}
+				return ns
+			}
+			with := func(progs []*ebpf.Program) float64 {
+				for _, p := range progs {
+					l, err := link.AttachTracing(link.TracingOptions{Program: p})
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer l.Close()
+				}
+				return turn()
+			}
+			for b.Loop() {
+				var detached, added, empty []float64
+				before := turn()
+				for range c.rounds {
+					t := with(tracer)
+					between := turn()
+					e := with(nothing)
+					after := turn()
+					added = append(added, t-(before+between)/2)
+					empty = append(empty, e-(between+after)/2)
+					detached = append(detached, after)
+					before = after
+				}
+				b.ReportMetric(median(detached), "ns/detached")
+				b.ReportMetric(median(added), "ns/added")
+				b.ReportMetric(median(empty), "ns/added-by-empty-programs")
+			}
+		})
 	}
+}
+
+func median(f []float64) float64 {
+	slices.Sort(f)
+	return f[len(f)/2]
+}
+
+// loadTracer loads the programs as Open does, with nothing watched.
+func loadTracer(b *testing.B) []*ebpf.Program {
 	ns, err := pidNamespace()
 	if err != nil {
 		b.Fatal(err)
@@ -48,52 +98,21 @@ func BenchmarkUnwatchedProcess(b *testing.B) {
 			b.Fatalf("%+v", err)
 		}
 	}
-	defer op.coll.Close()
-	attached := func(n int) float64 {
-		if err := op.attach(); err != nil {
-			b.Fatal(err)
-		}
-		defer func() {
-			for _, l := range op.links {
-				_ = l.Close()
-			}
-		}()
-		return measure(n)
-	}
+	b.Cleanup(op.coll.Close)
+	return slices.Collect(maps.Values(op.coll.Programs))
+}
 
-	const n, rounds = 1000, 60
-	for range b.N {
-		var with, without, diff []float64
-		for i := range rounds {
-			var on, off float64
-			if i%2 == 0 {
-				off, on = measure(n), attached(n)
-			} else {
-				on, off = attached(n), measure(n)
-			}
-			with, without, diff = append(with, on), append(without, off), append(diff, on-off)
-		}
-		for _, f := range [][]float64{with, without, diff} {
-			slices.Sort(f)
-		}
-		b.ReportMetric(with[rounds/2], "ns/attached")
-		b.ReportMetric(without[rounds/2], "ns/detached")
-		b.ReportMetric(diff[rounds/2], "ns/difference")
-
-		stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
-		if err != nil {
-			b.Fatal(err)
-		}
-		attached(20 * n)
-		_ = stats.Close()
-		for _, name := range []string{"exit", "signal"} {
-			st, err := op.coll.Programs[programs()[name]].Stats()
-			if err != nil || st.RunCount == 0 {
-				b.Fatalf("%+v, %v", st, err)
-			}
-			b.ReportMetric(float64(st.Runtime.Nanoseconds())/float64(st.RunCount), "ns/"+name+"-run")
-		}
+// doNothing loads a program that returns at once.
+func doNothing(b *testing.B, tracepoint string) *ebpf.Program {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: tracepoint, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		b.Fatal(err)
 	}
+	b.Cleanup(func() { _ = p.Close() })
+	return p
 }
 
 // BenchmarkWatch measures Watch and Forget of a living process.
