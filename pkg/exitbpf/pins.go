@@ -35,6 +35,9 @@ type pinned struct {
 	path string
 }
 
+// maxGen is far beyond what Opens can count to, and leaves room for the next one.
+const maxGen = 1 << 30
+
 func pinPath(dir, name string, gen int) string {
 	return filepath.Join(dir, name+"_"+strconv.Itoa(gen))
 }
@@ -50,18 +53,23 @@ func listPins(dir string) ([]pinned, error) {
 	}
 	var pins []pinned
 	for _, e := range entries {
-		i := strings.LastIndexByte(e.Name(), '_')
-		if i < 0 {
-			continue
+		if p, ok := parsePin(dir, e.Name()); ok {
+			pins = append(pins, p)
 		}
-		gen, err := strconv.Atoi(e.Name()[i+1:])
-		if err != nil || gen < 0 {
-			continue
-		}
-		pins = append(pins, pinned{name: e.Name()[:i], gen: gen, path: filepath.Join(dir, e.Name())})
 	}
 	slices.SortFunc(pins, func(a, b pinned) int { return b.gen - a.gen })
 	return pins, nil
+}
+
+// parsePin reads the name of a file in dir; not ok if pinPath did not make it.
+func parsePin(dir, file string) (p pinned, ok bool) {
+	i := strings.LastIndexByte(file, '_')
+	if i < 0 {
+		return pinned{}, false
+	}
+	gen, err := strconv.Atoi(file[i+1:])
+	p = pinned{name: file[:i], gen: gen, path: filepath.Join(dir, file)}
+	return p, err == nil && gen > 0 && gen < maxGen && p.path == pinPath(dir, p.name, gen)
 }
 
 func named(pins []pinned, name string) []pinned {
