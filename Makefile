@@ -13,6 +13,7 @@ BIN := bin
 PREFIX ?= /usr/local
 TOOLS := $(BIN)/tools
 PEERS := $(BIN)/peers
+KUBELET_VERSION := $(shell sed -n 's/^require k8s.io.kubernetes //p' test/kubelet/build/go.mod)
 CNI_PLUGINS := bridge host-local portmap loopback bandwidth
 LDFLAGS := -s -w -X main.Version=$(VERSION)
 
@@ -80,6 +81,11 @@ churn: tools build ## 500 pods made and removed, 8 at a time, with impatient cal
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
 
+kubelet-test: tools build ## The real kubelet, built from its Go module, on a daemon (a first build takes some minutes)
+	cd test/kubelet/build && CGO_ENABLED=0 GOFLAGS= $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET_VERSION)' \
+		-o $(abspath $(TOOLS))/kubelet k8s.io/kubernetes/cmd/kubelet
+	EMBEDCRI_REQUIRE=$(REQUIRE),kubelet $(GO) test -timeout 30m -count=1 -v ./test/kubelet $(if $(RUN),-run '$(RUN)') $(ARGS)
+
 test-vm: tools build ## Demo, integration tests and critest in a VM with systemd, cgroup v2 and AppArmor (hack/vm/test says what can be set)
 	hack/setup.sh vm
 	hack/vm/test
@@ -100,4 +106,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest test-vm lint install check clean
+.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest kubelet-test test-vm lint install check clean

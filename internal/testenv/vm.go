@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"testing"
 	"time"
 )
 
@@ -19,14 +18,6 @@ func Slow(d time.Duration) time.Duration {
 		return d
 	}
 	return time.Duration(float64(d) * f)
-}
-
-// Emulated skips a test of speed, or one whose load takes too long, where $EMBEDCRI_TEST_SLOW says that the machine is slow.
-func Emulated(t testing.TB) {
-	t.Helper()
-	if Slow(1) > 1 {
-		t.Skip("a test of speed or under load; EMBEDCRI_TEST_SLOW says that this machine is slow")
-	}
 }
 
 // CgroupDriver returns the cgroup driver to test with: $EMBEDCRI_CGROUP_DRIVER, else cgroupfs.

@@ -269,15 +269,7 @@ func (n *Node) remove() {
 	if n.daemon == nil {
 		n.Start()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(2*time.Minute))
-	defer cancel()
-	pods, err := n.Runtime.ListPodSandbox(ctx, nil)
-	if err != nil {
-		t.Errorf("list pods to remove: %v", err)
-	}
-	for _, p := range pods {
-		n.removePod(ctx, p)
-	}
+	n.RemovePods()
 	n.Term()
 	var out []byte
 	if err := n.InNet(func() (err error) { out, err = n.Command("cleanup").CombinedOutput(); return err }); err != nil {
@@ -293,8 +285,22 @@ func (n *Node) remove() {
 		}
 	}
 	if n.Runtime != nil {
-		_ = n.Runtime.Close(ctx)
-		_ = n.Images.Close(ctx)
+		_ = n.Runtime.Close(context.Background())
+		_ = n.Images.Close(context.Background())
+	}
+}
+
+// RemovePods removes all pods.
+func (n *Node) RemovePods() {
+	n.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(2*time.Minute))
+	defer cancel()
+	pods, err := n.Runtime.ListPodSandbox(ctx, nil)
+	if err != nil {
+		n.T.Errorf("list pods to remove: %v", err)
+	}
+	for _, p := range pods {
+		n.removePod(ctx, p)
 	}
 }
 

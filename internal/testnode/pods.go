@@ -4,6 +4,7 @@ package testnode
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -112,6 +113,20 @@ func (n *Node) Status(id string) *runtimeapi.ContainerStatus {
 		n.T.Fatalf("container status: %v", err)
 	}
 	return r.Status
+}
+
+// ContainerPid returns the pid of a running container's first process, from the verbose part of its status.
+func (n *Node) ContainerPid(id string) int {
+	n.T.Helper()
+	r, err := n.Runtime.ContainerStatus(n.Ctx(), id, true)
+	if err != nil {
+		n.T.Fatalf("container status: %v", err)
+	}
+	var info struct{ Pid int }
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.Pid <= 1 {
+		n.T.Fatalf("verbose status has pid %d (%v): %v", info.Pid, err, r.Info)
+	}
+	return info.Pid
 }
 
 // WaitExited waits until a container has exited.

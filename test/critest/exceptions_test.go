@@ -4,6 +4,7 @@ package critest
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 )
 
@@ -15,8 +16,8 @@ type exception struct {
 	deselect bool
 }
 
-// exceptions returns all that may be skipped on this machine. (Without SELinux its specs do not exist, rather than being skipped.)
-func exceptions() []exception {
+// exceptions returns all that may be skipped on this machine with an OCI runtime. (Without SELinux its specs do not exist, rather than being skipped.)
+func exceptions(runtime string) []exception {
 	list := []exception{{
 		spec:     "public image with digest should be pulled and removed",
 		reason:   "the digest of an image on gcr.io is compiled into critest, and no image built here has it; see TestPullByDigest",
@@ -27,6 +28,11 @@ func exceptions() []exception {
 	}}
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err != nil || strings.TrimSpace(string(b)) != "Y" {
 		list = append(list, exception{spec: "AppArmor", reason: "this kernel has no AppArmor, or it is off"})
+	}
+	if exec.Command(runtime, "features").Run() != nil {
+		reason := "the OCI runtime has no features command to tell its abilities by (crun has it from 1.8.6 on)"
+		list = append(list, exception{spec: "UserNamespaces", reason: reason}, exception{spec: "a recursive readonly mount", reason: reason},
+			exception{spec: "should support recursive readonly mounts", reason: reason})
 	}
 	return list
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -31,7 +32,7 @@ type suite struct {
 
 func newSuite(t *testing.T) *suite {
 	t.Helper()
-	return &suite{critest: findCritest(t), images: serveImages(t), exceptions: exceptions()}
+	return &suite{critest: findCritest(t), images: serveImages(t), exceptions: exceptions(testenv.RuncPath(t))}
 }
 
 // run starts a daemon, runs the specs whose names match focus against it (all, if empty), and judges what critest reports.

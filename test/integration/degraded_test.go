@@ -20,15 +20,18 @@ import (
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
-// withoutBPF has bpf(2) fail with EPERM in all that this test starts from now on, as a container's seccomp profile or a locked-down
-// kernel does. The filter is on the test's own thread, which ends with the test.
+// withoutBPF has bpf(2) make no maps but fail with EPERM in all that this test starts from now on, as a container's seccomp profile
+// or a locked-down kernel does. The rest of bpf(2) stays, as runc needs it for device rules on cgroup v2. The filter is on the test's
+// own thread, which ends with the test.
 func withoutBPF(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread is thrown away with its goroutine
-	const offsetNr = 0     // of struct seccomp_data
+	runtime.LockOSThread()             // never unlocked: the thread is thrown away with its goroutine
+	const offsetNr, offsetArg0 = 0, 16 // of struct seccomp_data, on a little-endian machine
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offsetNr},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offsetArg0},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.BPF_MAP_CREATE, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
