@@ -5,11 +5,17 @@ package image
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,7 +88,9 @@ auth: {htpasswd: {realm: test, path: %s}}
 	}
 }
 
-func TestPullDistribution(t *testing.T) {
+// startDistribution starts that registry with an image in it, and returns the image's reference and who signed the certificate.
+func startDistribution(t *testing.T) (name.Reference, *authority) {
+	t.Helper()
 	testenv.Require(t, "root")
 	ca := newAuthority(t)
 	_, certFile, keyFile := ca.Issue()
@@ -100,6 +108,12 @@ func TestPullDistribution(t *testing.T) {
 	if err := remote.Write(ref, img, remote.WithTransport(transport), remote.WithAuth(&authn.Basic{Username: "kube", Password: "secret"})); err != nil {
 		t.Fatal(err)
 	}
+	return ref, ca
+}
+
+func TestPullDistribution(t *testing.T) {
+	ref, ca := startDistribution(t)
+	addr := ref.Context().RegistryStr()
 
 	s := open(t, Options{CertDirs: []string{certs(t, addr, fmt.Sprintf("server = \"https://%s\"\nca = %q\n", addr, ca.File))}})
 	login := &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}
@@ -115,5 +129,41 @@ func TestPullDistribution(t *testing.T) {
 	}
 	if _, err := s.Pull(t.Context(), PullRequest{Ref: ref.String()}); !errdefs.IsUnauthorized(err) {
 		t.Errorf("pull without a login: %v", err)
+	}
+}
+
+// TestPullDistributionFaults puts each fault between the store and that registry: alone, and in a mirror of it.
+func TestPullDistributionFaults(t *testing.T) {
+	ref, ca := startDistribution(t)
+	addr := ref.Context().RegistryStr()
+	target := &url.URL{Scheme: "https", Host: addr}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = ca.Config()
+	t.Cleanup(transport.CloseIdleConnections)
+	silent := log.New(io.Discard, "", 0) // clients that leave early are part of it
+	registry := &httputil.ReverseProxy{Transport: transport, ErrorLog: silent, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.SetBasicAuth("kube", "secret")
+	}}
+	for name, tc := range faultCases(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := httptest.NewServer(tc.fault(registry))
+			t.Cleanup(proxy.Close)
+			proxied := strings.TrimPrefix(proxy.URL, "http://") + "/team/app:1"
+			s := open(t, Options{ProgressTimeout: time.Second})
+			_, err := s.Pull(t.Context(), PullRequest{Ref: proxied})
+			tc.check(t, proxied, err)
+
+			toml := fmt.Sprintf("server = \"https://%s\"\nca = %q\n[host.%q]\n", addr, ca.File, proxy.URL)
+			s = open(t, Options{ProgressTimeout: time.Second, CertDirs: []string{certs(t, addr, toml)}})
+			img, err := s.Pull(t.Context(), PullRequest{Ref: ref.String(), Auth: &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}})
+			if err != nil {
+				t.Fatalf("pull with a mirror that %s: %v", name, err)
+			}
+			if _, err := os.Stat(filepath.Join(rootfs(t, s, "c1", img.ID), "layer4/file1")); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -42,9 +42,8 @@
 // A blob is fetched from the sources in turn until one delivers it: one that is down, refuses, stalls,
 // cuts off or sends other bytes costs time, not the pull. Bytes already here are not asked for again.
 // The same blob in two pulls is downloaded once, the same layer unpacked once, and Options.MaxDownloads
-// bounds all pulls together. Layers of one image are unpacked one after the other, in their order:
-// containerd can do it in parallel by not showing a layer what is below it, which gives directories that
-// only a lower layer describes the wrong owner and mode.
+// bounds all pulls together. Layers of one image are unpacked at the same time and put on top of each
+// other in their order, see inherit.go; with the native snapshotter one after the other.
 //
 // # What is not trusted
 //

@@ -97,6 +97,20 @@ func stalls(next http.Handler) http.Handler {
 	})
 }
 
+// dribbles sends every blob in small pieces with pauses in between, which take longer together than a progress time-out of a second
+// and are each much shorter.
+func dribbles(next http.Handler) http.Handler {
+	return edits(next, func(w http.ResponseWriter, body []byte) {
+		const pieces = 24
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		for i := range pieces {
+			_, _ = w.Write(body[i*len(body)/pieces : (i+1)*len(body)/pieces])
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
 // edits lets f send the body of a blob in place of the registry. It answers no range requests.
 func edits(next http.Handler, f func(w http.ResponseWriter, body []byte)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

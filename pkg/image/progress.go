@@ -158,7 +158,9 @@ func (p *pullState) progress() Progress {
 	out := Progress{Ref: p.ref, Stage: p.stage, Started: p.started}
 	for _, l := range p.layers {
 		out.Layers = append(out.Layers, LayerProgress{
-			Digest: l.digest.String(), Size: l.size, Downloaded: l.downloaded.Load(), Unpacked: l.unpacked.Load(),
+			Digest: l.digest.String(), Size: l.size,
+			Downloaded: min(l.downloaded.Load(), l.size),
+			Unpacked:   min(l.unpacked.Load(), l.size), // the same layer can be in an image twice
 		})
 	}
 	if t := out.Total(); out.Stage == StageDownloading && t.Size > 0 && t.Downloaded >= t.Size {

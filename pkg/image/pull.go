@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/unpack"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -171,13 +172,19 @@ func (s *Store) ingest(ctx context.Context, target ocispec.Descriptor, fetch ima
 		}
 		return descs, err
 	})
+	stack := &stacking{Snapshotter: s.snapshots}
+	platform := unpack.Platform{
+		SnapshotterKey: s.snapshotter,
+		Snapshotter:    stack,
+		Applier:        &applier{store: s, state: state, stack: stack},
+	}
+	if s.snapshotter == Overlay { // layers can be unpacked at the same time and put on top of each other afterwards
+		platform.SnapshotterCapabilities = []string{snapshots.RebaseCap}
+	}
 	unpacker, err := unpack.NewUnpacker(ctx, s.content,
-		unpack.WithUnpackPlatform(unpack.Platform{
-			SnapshotterKey: s.snapshotter,
-			Snapshotter:    s.snapshots,
-			Applier:        &applier{store: s, state: state},
-		}),
+		unpack.WithUnpackPlatform(platform),
 		unpack.WithLimiter(s.downloads),
+		unpack.WithUnpackLimiter(unlimited{}),
 		unpack.WithDuplicationSuppressor(&s.blobs),
 	)
 	if err != nil {
@@ -192,6 +199,16 @@ func (s *Store) ingest(ctx context.Context, target ocispec.Descriptor, fetch ima
 	}
 	return err
 }
+
+// unlimited is a limiter that does not limit: the unpacker would hold a place while it waits for a download, and slow registries
+// would take them all. The applier bounds itself once the layer is there.
+type unlimited struct{}
+
+// Acquire implements unpack.Limiter.
+func (unlimited) Acquire(context.Context, int64) error { return nil }
+
+// Release implements unpack.Limiter.
+func (unlimited) Release(int64) {}
 
 // checkManifest looks at the children of a manifest before any of them is fetched.
 func (s *Store) checkManifest(manifest ocispec.Descriptor, children []ocispec.Descriptor, state *pullState) error {

@@ -111,13 +111,25 @@ func TestPullOtherPlatform(t *testing.T) {
 	}
 }
 
-// TestPullFaults pulls from a registry with a fault: without a mirror, and as a mirror of a good one.
-func TestPullFaults(t *testing.T) {
-	for name, tc := range map[string]struct {
-		fault func(http.Handler) http.Handler
-		class error // of a pull without another server; nil if it succeeds
-		words string
-	}{
+// faultCase is what a fault of the only server does to a pull.
+type faultCase struct {
+	fault func(http.Handler) http.Handler
+	class error // nil if the pull succeeds
+	words string
+}
+
+func (c faultCase) check(t *testing.T, ref string, err error) {
+	t.Helper()
+	if c.class == nil && err != nil {
+		t.Errorf("pull: %v", err)
+	}
+	if c.class != nil && (!errors.Is(err, c.class) || !strings.Contains(err.Error(), c.words) || !strings.Contains(err.Error(), ref)) {
+		t.Errorf("pull: %v\nwant class %v, and %q in it", err, c.class, c.words)
+	}
+}
+
+func faultCases(t *testing.T) map[string]faultCase {
+	return map[string]faultCase{
 		"answers 500": {answers500, errdefs.ErrUnavailable, "500"},
 		"answers 404": {answers404, errdefs.ErrNotFound, "not found"},
 		"truncates":   {truncates, errdefs.ErrUnavailable, "EOF"},
@@ -128,26 +140,26 @@ func TestPullFaults(t *testing.T) {
 		"rate refuse": {refusesRate, errdefs.ErrResourceExhausted, "429"},
 		"redirects":   {redirects(t), nil, ""},
 		"no ranges":   {refusesRanges, errdefs.ErrUnavailable, "EOF"},
-	} {
+		"slow":        {dribbles, nil, ""},
+	}
+}
+
+// TestPullFaults pulls from a registry with a fault: without a mirror, and as a mirror of a good one.
+func TestPullFaults(t *testing.T) {
+	for name, tc := range faultCases(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var options Options
-			if name == "stalls" {
+			if name == "stalls" || name == "slow" {
 				options.ProgressTimeout = time.Second
 			}
 			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.fault})
 			s := open(t, options)
 			ref := reg.Ref(t, "busybox:2")
 			img, err := s.Pull(t.Context(), PullRequest{Ref: ref})
-			switch {
-			case tc.class == nil:
-				if err != nil {
-					t.Error(err)
-				} else {
-					rootfs(t, s, "c1", img.ID)
-				}
-			case !errors.Is(err, tc.class) || !strings.Contains(err.Error(), tc.words) || !strings.Contains(err.Error(), ref):
-				t.Errorf("pull: %v\nwant class %v, and %q in it", err, tc.class, tc.words)
+			tc.check(t, ref, err)
+			if err == nil {
+				rootfs(t, s, "c1", img.ID)
 			}
 
 			good, certDirs, mirror := mirrored(t, tc.fault, "busybox:2")

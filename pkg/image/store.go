@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,10 @@ const namespace = "embedcri"
 // being replaced needs a moment to exit; one that stays is a mistake that must be told at once.
 const lockTimeout = 2 * time.Second
 
+// minUnpacks and maxUnpacks bound how many layers are unpacked at once, which otherwise is one for each processor. Each takes two
+// megabytes of memory, and with zstd up to maxZstdWindow more.
+const minUnpacks, maxUnpacks = 2, 8
+
 // Store holds the node's images and the root file systems made from them. All methods may be called
 // from several goroutines at once. See the package comment for what is where on disk.
 type Store struct {
@@ -56,6 +61,7 @@ type Store struct {
 	pulls     flights[pullKey, *Image]
 	blobs     keyLock             // one download of a blob, one unpack of a layer, node-wide
 	downloads *semaphore.Weighted // bounds the layer downloads of all pulls together
+	unpacks   *semaphore.Weighted // and the layers that are being unpacked
 	usages    usageCache
 	counters  counters
 	active    activePulls
@@ -93,6 +99,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		options: o, log: klog.Background().WithName("image"), downloads: semaphore.NewWeighted(int64(o.MaxDownloads)),
+		unpacks:     semaphore.NewWeighted(int64(min(max(minUnpacks, runtime.NumCPU()), maxUnpacks))),
 		collectWake: make(chan struct{}, 1), syncWake: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -30,6 +30,7 @@ import (
 type applier struct {
 	store *Store
 	state *pullState
+	stack *stacking
 	// Bytes and files of all layers together.
 	bytes, files atomic.Int64
 }
@@ -41,6 +42,10 @@ func (a *applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	if _, err := images.DiffCompression(ctx, desc.MediaType); err != nil {
 		return none, fmt.Errorf("layer %s of type %s: %w", desc.Digest, desc.MediaType, err)
 	}
+	if err := a.store.unpacks.Acquire(ctx, 1); err != nil {
+		return none, err
+	}
+	defer a.store.unpacks.Release(1)
 	blob, err := a.store.content.ReaderAt(ctx, desc)
 	if err != nil {
 		return none, err
@@ -84,26 +89,27 @@ func (a *applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: size, Digest: digester.Digest()}, nil
 }
 
-// extract writes the tar into the snapshot's own directory. The mounts of a snapshot that is being
-// unpacked are one overlay, whose upperdir that is, or, without a layer below, one bind mount of it.
+// extract writes the tar into the snapshot's own directory.
 func (a *applier) extract(ctx context.Context, r io.Reader, mounts []mount.Mount) error {
-	if len(mounts) != 1 {
-		return fmt.Errorf("snapshot with %d mounts: %w", len(mounts), errdefs.ErrNotImplemented)
+	root, parents, err := directories(mounts)
+	if err != nil {
+		return err
 	}
-	root := mounts[0].Source
-	opts := []archive.ApplyOpt{archive.WithFilter(a.accept)}
+	layout := newLayout()
+	opts := []archive.ApplyOpt{archive.WithFilter(func(h *tar.Header) (bool, error) {
+		layout.add(h)
+		return a.accept(h)
+	})}
 	if mounts[0].Type == "overlay" {
-		var parents []string
-		for _, option := range mounts[0].Options {
-			if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
-				root = dir
-			} else if dirs, ok := strings.CutPrefix(option, "lowerdir="); ok {
-				parents = strings.Split(dirs, ":")
-			}
-		}
 		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(parents))
 	}
-	_, err := archive.Apply(ctx, root, r, opts...)
+	if _, err := archive.Apply(ctx, root, r, opts...); err != nil {
+		return err
+	}
+	dirs, err := layout.undescribed(root)
+	if err == nil && len(dirs) > 0 && parents == nil {
+		a.stack.undescribed.put(root, dirs)
+	}
 	return err
 }
 

@@ -208,7 +208,7 @@ func (b *bed) leftovers() error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("left behind: %s", strings.Join(left, "; "))
+			return fmt.Errorf("%d things left behind: %s", len(left), strings.Join(left[:min(len(left), 5)], "; "))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -217,7 +217,7 @@ func (b *bed) leftovers() error {
 // removeTree removes a directory, unless something is still mounted in it.
 func removeTree(dir string) error {
 	if m := mountsBelow(dir); len(m) > 0 {
-		return fmt.Errorf("%s is not removed, as it has mounts: %v", dir, m)
+		return fmt.Errorf("%s is not removed, as it has %d mounts, %s for one", dir, len(m), m[0])
 	}
 	return os.RemoveAll(dir)
 }

@@ -66,10 +66,15 @@ func (d *daemon) start(ctx context.Context) error {
 	d.runtime, d.images = runtimeapi.NewRuntimeServiceClient(d.conn), runtimeapi.NewImageServiceClient(d.conn)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if _, err := d.runtime.Status(ctx, &runtimeapi.StatusRequest{}, grpc.WaitForReady(true)); err != nil {
-		return fmt.Errorf("%s does not serve: %w; its log ends: %s", d.name, err, d.lastWords())
+	for {
+		_, err := d.runtime.Status(ctx, &runtimeapi.StatusRequest{})
+		if err == nil {
+			return nil
+		}
+		if err := errors.Join(err, sleep(ctx, 2*time.Millisecond)); ctx.Err() != nil {
+			return fmt.Errorf("%s does not serve: %w; its log ends: %s", d.name, err, d.lastWords())
+		}
 	}
-	return nil
 }
 
 // launch starts the process and returns when its socket takes connections.
