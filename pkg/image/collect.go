@@ -60,6 +60,9 @@ func (s *Store) collect() {
 // and returns when their files are gone. The store does this by itself; tests and tools want to wait.
 func (s *Store) Collect(ctx context.Context) error {
 	ctx = s.scoped(ctx)
+	// One after the other: a second one would find nothing to do while the first has yet to delete its files.
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
 	start := time.Now()
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return fmt.Errorf("collect garbage: %w", err)

@@ -68,6 +68,7 @@ type Store struct {
 	sizes     atomic.Pointer[StoreUsage] // what measure found last
 	boot      string                     // names this boot of the kernel
 
+	collecting            sync.Mutex    // held during a garbage collection, by nobody else
 	collectWake, syncWake chan struct{} // one token each: there is work for collect, for syncLoop
 
 	ctx    context.Context // ends at Close

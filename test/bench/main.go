@@ -53,7 +53,7 @@ func main() {
 	flag.BoolVar(&o.list, "list", false, "list the groups of measures")
 	flag.BoolVar(&o.verbose, "v", false, "say what is being done")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
 	defer stop()
 	if err := bench(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -66,6 +66,11 @@ func (r *Runtime) Create(ctx context.Context, id, dir string, io ioattach.Stdio)
 
 // Start lifts the barrier: the user's program runs, or has already ended, when it returns.
 func (r *Runtime) Start(ctx context.Context, id, dir string) error {
+	waiting, cancel := r.detach(ctx)
+	defer cancel()
+	if done, err := r.startNatively(waiting, id); done {
+		return err
+	}
 	return r.run(ctx, dir, "start", func(ctx context.Context, c *gorunc.Runc) error { return c.Start(ctx, id) })
 }
 
@@ -129,8 +134,14 @@ func (r *Runtime) Delete(ctx context.Context, id, dir string) error {
 	if _, err := os.Stat(filepath.Join(r.o.Root, id)); errors.Is(err, os.ErrNotExist) {
 		return nil // the runtime knows it by this directory; there is nothing to run it for
 	}
+	if done, err := r.deleteNatively(id); done {
+		return err
+	}
+	// Forced, runc waits for 100 ms at least, even for a container that has ended.
+	s, ok := r.readState(id)
+	force := !ok || !s.initGone()
 	err := r.run(ctx, dir, "delete", func(ctx context.Context, c *gorunc.Runc) error {
-		return c.Delete(ctx, id, &gorunc.DeleteOpts{Force: true})
+		return c.Delete(ctx, id, &gorunc.DeleteOpts{Force: force})
 	})
 	if errdefs.IsNotFound(err) {
 		return nil
