@@ -51,12 +51,13 @@ var (
 	mUnpacked     = desc("image_unpacked_bytes_total", "Bytes of layers unpacked.")
 	mPods         = desc("pods", "Pods by state.", "state")
 	mContainers   = desc("containers", "Containers by state.", "state")
+	mPodStages    = desc("pod_stage_duration_seconds", "What the stages of making pods took.", "stage")
 	mEvents       = desc("events_total", "Events of containers and pods.")
 	mEventsLost   = desc("events_dropped_total", "Events that a subscriber was too slow for.")
 	mSubscribers  = desc("event_subscribers", "Clients that listen to events.")
 	mCalls        = desc("cri_call_duration_seconds", "How long CRI calls took.", "method")
 	mCallErrors   = desc("cri_call_errors_total", "CRI calls that failed.", "method")
-	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mEvents, mEventsLost, mSubscribers, mCalls, mCallErrors}
+	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mPodStages, mEvents, mEventsLost, mSubscribers, mCalls, mCallErrors}
 	latencyBounds = cri.LatencyBounds()
 )
 
@@ -118,6 +119,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for s, n := range states {
 		gauge(mContainers, n, s)
+	}
+	for stage, t := range m.pods.StageTotals() {
+		ch <- prometheus.MustNewConstSummary(mPodStages, t.Count, t.Took.Seconds(), nil, stage)
 	}
 	e := m.pods.EventStats()
 	count(mEvents, e.Published)

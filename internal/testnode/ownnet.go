@@ -79,8 +79,8 @@ func (n *Node) SecondHost() string {
 	return other
 }
 
-// NetworkState lists, with Options.OwnNet, each interface but lo and wire0, and each table, chain and rule of the packet filter.
-// nft sees what iptables makes as well, where that is the nft variant (Debian's is).
+// NetworkState lists, with Options.OwnNet, each interface but lo and wire0, and each table, chain and rule of the packet filter
+// but empty tables. nft sees what iptables makes as well, where that is the nft variant (Debian's is).
 func (n *Node) NetworkState() []string {
 	n.T.Helper()
 	var state []string
@@ -88,6 +88,9 @@ func (n *Node) NetworkState() []string {
 		if index, rest, ok := strings.Cut(line, ": "); ok && !strings.HasPrefix(index, "\t") { // "7: veth1@if2: <BROADCAST…"
 			name, _, _ := strings.Cut(rest, ":")
 			line = "interface " + strings.Split(name, "@")[0]
+		}
+		if line == "}\n" && strings.HasPrefix(state[len(state)-1], "table ") {
+			state = state[:len(state)-1] // iptables makes the tables that it looks at
 		}
 		line = strings.TrimSpace(line)
 		if line != "" && line != "}" && line != "interface lo" && line != "interface wire0" {

@@ -116,12 +116,6 @@ type stage struct {
 	since time.Time
 }
 
-// Stage is how long one part of an operation took.
-type Stage struct {
-	Name string
-	Took time.Duration
-}
-
 func newProgress() *progress {
 	p := &progress{}
 	p.now.Store(&stage{name: "starting", since: time.Now()})

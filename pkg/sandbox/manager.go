@@ -103,6 +103,7 @@ type Manager struct {
 
 	events *events
 	stats  *stats.Collector
+	stages stageTotals
 
 	mu         sync.Mutex
 	pods       map[string]*Pod

@@ -42,6 +42,9 @@ func TestPodChurn(t *testing.T) {
 		t.Errorf("only %d calls were cancelled", c.cancelled.Load())
 	}
 	c.unchanged()
+	if tables := c.n.Sh(c.n.NetNS, "nft list tables"); strings.Contains(tables, "nat") {
+		t.Errorf("somebody has run iptables: %s", tables)
+	}
 	c.n.Eventually("no file is left open", func() error {
 		for kind, count := range openFiles(c.n) {
 			if count > open[kind] {

@@ -26,7 +26,8 @@ type faultyNode struct {
 	t *testing.T
 }
 
-const faultyTimeout = 3 * time.Second // a DEL by the real plug-in has to make it on a busy machine
+// faultyTimeout bounds a plug-in. A DEL by the real one has to make it on a busy machine.
+var faultyTimeout = testenv.Slow(3 * time.Second)
 
 func startFaultyNode(t *testing.T) *faultyNode {
 	t.Helper()
@@ -101,8 +102,8 @@ func TestFaultyAdd(t *testing.T) {
 	for name, c := range map[string]struct{ script, says string }{
 		"fails":                  {`echo '{"cniVersion":"1.0.0","code":99,"msg":"no port is free"}'; exit 1`, "plug-in faulty: ADD: no port is free"},
 		"fails when all is done": {`$real >/dev/null; echo '{"code":99,"msg":"changed its mind"}'; exit 1`, "plug-in faulty: ADD: changed its mind"},
-		"hangs":                  {`sleep 1000 & wait`, "plug-in faulty: ADD: killed: no end within 3s"},
-		"hangs when all is done": {`$real; sleep 1000`, "plug-in faulty: ADD: killed: no end within 3s"},
+		"hangs":                  {`sleep 1000 & wait`, "plug-in faulty: ADD: killed: no end within " + faultyTimeout.String()},
+		"hangs when all is done": {`$real; sleep 1000`, "plug-in faulty: ADD: killed: no end within " + faultyTimeout.String()},
 		"prints garbage":         {`$real >/dev/null; echo "All done!"; exit 0`, `plug-in faulty: ADD: succeeded without a result: its output is "All done!`},
 		"says nothing":           {`exit 0`, "plug-in faulty: ADD: succeeded without a result"},
 		"crashes":                {`kill -SEGV $$`, "plug-in faulty: ADD: signal: segmentation fault"},
@@ -187,7 +188,7 @@ func TestSlowAdd(t *testing.T) {
 	gate := filepath.Join(n.Dir, "gate")
 	n.fault("ADD", `until [ -e $dir/gate ]; do sleep 0.02; done`)
 	pc := n.PodConfig()
-	ctx, cancel := context.WithTimeout(n.Ctx(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(n.Ctx(), testenv.Slow(3*time.Second))
 	defer cancel()
 	_, err := n.Runtime.RunPodSandbox(ctx, pc, "")
 	if s := status.Convert(err); s.Code() != codes.DeadlineExceeded || !strings.Contains(s.Message(), "still at it (CNI ADD faulty for ") {

@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/namespace"
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -251,7 +252,7 @@ func get(netns, url string) (string, error) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return namespace.Dial(ctx, netns, network, addr)
 	}}
-	client := &http.Client{Transport: transport, Timeout: 2 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: testenv.Slow(2 * time.Second)}
 	r, err := client.Get(url)
 	if err != nil {
 		return "", err
@@ -305,7 +306,7 @@ func askUDP(netns, addr string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_ = c.SetDeadline(time.Now().Add(testenv.Slow(time.Second)))
 	if _, err := c.Write([]byte("question")); err != nil {
 		return err
 	}
