@@ -32,6 +32,7 @@ type Container struct {
 	task    *task.Task
 	op      *ctxlock.Lock // serialises removals
 	removed atomic.Bool
+	stages  []Stage // of its making, if it was this daemon that made it
 }
 
 // ID returns the container's id.
@@ -110,6 +111,13 @@ func (c *Container) Verbose() map[string]string {
 		v["cgroup"] = cg.Path()
 	}
 	exitFacts(v, s.Exit)
+	stages := []map[string]string{} // a list keeps their order
+	for _, st := range c.stages {
+		stages = append(stages, map[string]string{"name": st.Name, "took": st.Took.String()})
+	}
+	if b, err := json.Marshal(stages); err == nil {
+		v["stages"] = string(b)
+	}
 	if kills, ok := c.task.OOMKills(); ok {
 		v["oomKills"] = fmt.Sprint(kills) // of any process in the container; whether init was one of them is the reason's to say
 	}

@@ -162,10 +162,10 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New()}
+	at.enter("done")
+	c := &Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New(), stages: at.log}
 	p.adopt(c)
 	m.events.created(c)
-	at.enter("done")
 	return c, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
 
@@ -126,6 +128,7 @@ func (b *bed) remove() error {
 	var errs []error
 	for _, p := range b.daemons() {
 		errs = append(errs, p.start(ctx), p.removePods(ctx), p.removeImages(ctx), p.remove())
+		killPayload(p.parent + "/") // what a failure has left
 	}
 	if b.registry != nil {
 		errs = append(errs, b.registry.Close())
@@ -211,6 +214,15 @@ func (b *bed) leftovers() error {
 			return fmt.Errorf("%d things left behind: %s", len(left), strings.Join(left[:min(len(left), 5)], "; "))
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// killPayload ends what of the bench's payload runs in a cgroup.
+func killPayload(cgroup string) {
+	for _, p := range processes() {
+		if strings.Contains(p.cgroups, cgroup) && p.payload() {
+			_ = unix.Kill(p.pid, unix.SIGKILL)
+		}
 	}
 }
 

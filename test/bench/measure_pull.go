@@ -20,22 +20,22 @@ func measurePull(ctx context.Context, b *bed) error {
 		id, title      string
 		layers, rounds int
 	}{
-		{"pull", "8 layers", 8, 5},
+		{"pull", "8 layers", 8, 4},
 		{"pull/one", "1 layer", 1, 3},
 	} {
-		var refs []string
-		for i := range shape.rounds {
+		refs := make([]string, shape.rounds)
+		err := eightAtOnce(shape.rounds, func(i int) error {
 			img, err := testregistry.Random(uint64(100*shape.layers+i), shape.layers, b.o.pullMB*1_000_000/shape.layers)
 			if err != nil {
 				return err
 			}
-			ref, err := b.registry.AddImage(fmt.Sprintf("big%d:%d", shape.layers, i), img)
-			if err != nil {
-				return err
-			}
-			refs = append(refs, ref)
+			refs[i], err = b.registry.AddImage(fmt.Sprintf("big%d:%d", shape.layers, i), img)
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		err := b.turns(ctx, shape.rounds, func(i int, p *peer) error {
+		err = b.turns(ctx, shape.rounds, func(i int, p *peer) error {
 			if p.handler != "" {
 				return nil // images do not depend on it
 			}

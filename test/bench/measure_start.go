@@ -14,15 +14,24 @@ var payload = []string{"/bin/wait"}
 
 // measureStart takes a pod through its whole life, one at a time.
 func measureStart(ctx context.Context, b *bed) error {
+	alone, err := newBareRuntime(ctx, b)
+	if err != nil {
+		return err
+	}
 	for _, network := range []string{"host", "cni"} {
 		err := b.turns(ctx, b.o.n, func(i int, p *peer) error {
+			if network == "host" && p == b.peers[0] {
+				if err := alone.start(ctx, i); err != nil {
+					return err
+				}
+			}
 			return p.lifeOfPod(ctx, network)
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return alone.remove(ctx)
 }
 
 func (p *peer) lifeOfPod(ctx context.Context, network string) error {
@@ -39,11 +48,27 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
+	ofPod, ofContainer, err := p.stagesOf(ctx, d)
+	if err != nil {
+		return err
+	}
+	for i, stages := range [][]stage{ofPod, ofContainer} {
+		what := []string{"pod", "container"}[i]
+		for _, s := range stages {
+			took, err := time.ParseDuration(s.Took)
+			if err != nil {
+				return err
+			}
+			r.ms("stages/"+network+"/"+what+"/"+s.Name, what+": "+s.Name+", "+title, p.name, took)
+		}
+	}
 
 	step := func(id, what string, call func() error) {
-		if err == nil {
-			began := time.Now()
-			err = call()
+		if err != nil {
+			return
+		}
+		began := time.Now()
+		if err = call(); err == nil {
 			r.ms(id, what, p.name, time.Since(began))
 		}
 	}

@@ -147,17 +147,52 @@ func (p *peer) status(ctx context.Context, id string) (*runtimeapi.ContainerStat
 	return r.GetStatus(), err
 }
 
-// pidOf is the pid of a container's first process, from the verbose part of its status.
-func (p *peer) pidOf(ctx context.Context, id string) (int, error) {
+// containerInfo is what is of interest in the verbose part of a container's status.
+type containerInfo struct {
+	Pid         json.Number     `json:"pid"`
+	RuntimeSpec json.RawMessage `json:"runtimeSpec"`
+	Bundle      string          `json:"bundle"` // what relative paths in it are relative to
+	Stages      []stage         `json:"stages"`
+}
+
+// stage is how long a part of a call took inside of the daemon. Only embedcri tells.
+type stage struct {
+	Name string `json:"name"`
+	Took string `json:"took"` // as time.Duration prints it
+}
+
+func (p *peer) info(ctx context.Context, id string) (info containerInfo, err error) {
 	r, err := p.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	if err != nil {
-		return 0, err
-	}
-	var info struct {
-		Pid json.Number `json:"pid"`
+		return info, err
 	}
 	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
-		return 0, fmt.Errorf("verbose status of %s: %w", id, err)
+		return info, fmt.Errorf("verbose status of %s: %w", id, err)
+	}
+	return info, nil
+}
+
+// stagesOf are the stages of a pod's and its container's making.
+func (p *peer) stagesOf(ctx context.Context, d *pod) (ofPod, ofContainer []stage, err error) {
+	r, err := p.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: d.id, Verbose: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	var info struct {
+		Stages []stage `json:"stages"`
+	}
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
+		return nil, nil, fmt.Errorf("verbose status of %s: %w", d.id, err)
+	}
+	c, err := p.info(ctx, d.container)
+	return info.Stages, c.Stages, err
+}
+
+// pidOf is the pid of a container's first process.
+func (p *peer) pidOf(ctx context.Context, id string) (int, error) {
+	info, err := p.info(ctx, id)
+	if err != nil {
+		return 0, err
 	}
 	return strconv.Atoi(info.Pid.String())
 }

@@ -40,6 +40,14 @@ type quantity struct {
 	Samples []float64 `json:"samples"`
 }
 
+// median is not a number if nothing was measured.
+func (q *quantity) median() float64 {
+	if q == nil {
+		return math.NaN()
+	}
+	return q.Median
+}
+
 func newResults() *results { return &results{index: map[string]*measure{}} }
 
 // add takes one sample. Measures of an earlier run are replaced.

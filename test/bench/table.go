@@ -37,12 +37,8 @@ func (r *results) rows(only func(*measure) bool) [][]string {
 		}
 		if t, ok := targets[m.ID]; ok && ours != nil {
 			goal = t.String()
-			other := math.NaN()
-			if theirs != nil {
-				other = theirs.Median
-			}
 			met = "missed"
-			if t.met(ours.Median, other) {
+			if t.met(ours.Median, theirs.median(), m.Values[bare].median()) {
 				met = "met"
 			}
 		}
