@@ -66,11 +66,11 @@ demo: build tools ## A pod from pull to exit, with the daemon killed in between 
 	$(GO) run ./hack/demo
 
 test: setup tools build lint ## All tests, with all set-up
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/...
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/... ./test/bench
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... | hack/test-summary.sh
 
 test-unit: ## The tests that need no root
-	$(GO) test ./cmd/... ./internal/... ./pkg/...
+	$(GO) test ./cmd/... ./internal/... ./pkg/... ./test/bench
 
 integration: tools build ## The tests that run a real daemon (RUN=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... $(if $(RUN),-run '$(RUN)')
