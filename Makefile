@@ -81,6 +81,12 @@ churn: tools build ## 500 pods made and removed, 8 at a time, with impatient cal
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
 
+crictl-test: tools build ## Every sub-command of crictl (CRICTL=path, or on PATH) against a daemon
+	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/crictl
+
+conformance-docs: ## Run critest, crictl and the kubelet, and write what they find into docs/conformance.md
+	EMBEDCRI_CONFORMANCE=$(abspath docs/conformance.md) EMBEDCRI_REQUIRE=critest,crictl $(MAKE) critest crictl-test kubelet-test
+
 kubelet-test: tools build ## The real kubelet, built from its Go module, on a daemon (a first build takes some minutes)
 	cd test/kubelet/build && CGO_ENABLED=0 GOFLAGS= $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET_VERSION)' \
 		-o $(abspath $(TOOLS))/kubelet k8s.io/kubernetes/cmd/kubelet
@@ -106,4 +112,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest kubelet-test test-vm lint install check clean
+.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest crictl-test conformance-docs kubelet-test test-vm lint install check clean

@@ -93,7 +93,7 @@ func TestPodCalls(t *testing.T) {
 	wantCode(t, "no config", err, codes.InvalidArgument)
 
 	st, err := rt.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: podID})
-	if err != nil || len(st.ContainersStatuses) != 1 || st.Timestamp == 0 || st.Info != nil {
+	if err != nil || len(st.ContainersStatuses) != 1 || st.Timestamp != 0 || st.Info != nil {
 		t.Errorf("%v, %v", st, err)
 	}
 	creating := &fakePod{id: strings.Repeat("d", 64), config: podConfig(), status: sandbox.PodStatus{State: sandbox.Creating, Awaited: true}}

@@ -14,7 +14,6 @@ import (
 var (
 	focus = flag.String("focus", "", "run only the specs whose full name matches this `regexp`")
 	logs  = flag.String("logs", "", "`directory` to keep critest's output, its report and the daemon's log in")
-	table = flag.String("table", "", "`file` to append a row of a Markdown table to for each run (docs/conformance.md)")
 )
 
 func TestCritest(t *testing.T) {

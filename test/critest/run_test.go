@@ -76,9 +76,10 @@ func (s *suite) run(t *testing.T, focus string, flags ...string) {
 		t.Fatalf("%v (critest: %v)\n%s", err, failure, tail(output.Name()))
 	}
 	t.Logf("critest %s: %s", strings.Join(flags, " "), r)
-	if *table != "" {
-		s.record(t, node, r, flags)
-	}
+	node.Record(testnode.Figures{
+		Client:  "critest " + strings.TrimPrefix(testnode.FirstLine(t, s.critest, "-version"), "critest version: "),
+		Command: strings.Join(append([]string{"critest"}, flags...), " "), Passed: r.passed, Failed: len(r.failed), Skipped: len(r.skipped),
+	})
 	switch {
 	case !r.ok():
 		t.Fail()

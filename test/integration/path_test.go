@@ -40,11 +40,6 @@ func TestPath(t *testing.T) {
 		}
 		return nil
 	})
-	rc, err := n.Runtime.RuntimeConfig(n.Ctx())
-	if err != nil || rc.Linux.CgroupDriver != runtimeapi.CgroupDriver_CGROUPFS {
-		t.Errorf("runtime config: %v, %v", rc, err)
-	}
-
 	imageID := n.Pull(ref)
 	img, err := n.Images.ImageStatus(n.Ctx(), &runtimeapi.ImageSpec{Image: ref}, false)
 	if err != nil || img.Image == nil || img.Image.Id != imageID {

@@ -32,6 +32,7 @@ const nodeName = "embedcri-test"
 // kubelet is a running kubelet and the node whose daemon it talks to.
 type kubelet struct {
 	*testing.T
+	program  string
 	node     *testnode.Node
 	registry *testregistry.Registry
 	dir      string // all of the kubelet's, a mount of its own
@@ -56,7 +57,7 @@ func binary(t *testing.T) string {
 // start runs a daemon and a kubelet with the given feature gates on top of it.
 func start(t *testing.T, gates map[string]bool) *kubelet {
 	program := binary(t)
-	k := &kubelet{T: t, node: testnode.Start(t, testnode.Options{}), registry: testregistry.Start(t, testregistry.Options{})}
+	k := &kubelet{T: t, program: program, node: testnode.Start(t, testnode.Options{}), registry: testregistry.Start(t, testregistry.Options{})}
 	k.dir = filepath.Join(k.node.Dir, "kubelet")
 	k.client = &http.Client{Timeout: testenv.Slow(30 * time.Second), Transport: &http.Transport{TLSClientConfig: tlsConfig}}
 	for _, d := range []string{"root", "pods", "manifests", "plugins"} {
@@ -84,7 +85,7 @@ func start(t *testing.T, gates map[string]bool) *kubelet {
 	if err := os.WriteFile(filepath.Join(k.dir, "config.json"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k.run(program)
+	k.run()
 	return k
 }
 
@@ -132,14 +133,14 @@ shift
 exec "$@"
 `
 
-func (k *kubelet) run(program string) {
+func (k *kubelet) run() {
 	log, err := os.Create(filepath.Join(k.dir, "kubelet.log"))
 	if err != nil {
 		k.Fatal(err)
 	}
 	defer log.Close()
 	cmd := exec.Command("unshare", "--mount", "--propagation", "unchanged", "sh", "-ec", wrapper, "sh", k.dir,
-		program, "--config", filepath.Join(k.dir, "config.json"), "--root-dir", filepath.Join(k.dir, "root"),
+		k.program, "--config", filepath.Join(k.dir, "config.json"), "--root-dir", filepath.Join(k.dir, "root"),
 		"--cert-dir", filepath.Join(k.dir, "pki"), "--hostname-override", nodeName)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/embedcri/embedcri/internal/testnode"
 )
 
 // TestKubelet puts pods of every kind before a kubelet, and looks at them from its side. One kubelet serves all the checks, as its
@@ -24,6 +26,7 @@ func TestKubelet(t *testing.T) {
 			for _, p := range []*corev1.Pod{k.web(), k.initPod(), k.hostPod(), k.sharedPod(), k.usersPod(), k.job(), k.crash(), k.sick(), k.missing()} {
 				k.add(p)
 			}
+			passed, failed := 0, 0
 			for _, check := range []struct {
 				name string
 				f    func(*kubelet)
@@ -41,13 +44,19 @@ func TestKubelet(t *testing.T) {
 				{"daemon killed", (*kubelet).daemonKilled},
 				{"pods go", (*kubelet).podsGo},
 			} {
-				t.Run(check.name, func(t *testing.T) {
+				ok := t.Run(check.name, func(t *testing.T) {
 					outer := k.T
 					k.T = t
 					defer func() { k.T = outer }()
 					check.f(k)
 				})
+				if ok {
+					passed++
+				} else {
+					failed++
+				}
 			}
+			k.node.Record(testnode.Figures{Client: testnode.FirstLine(t, k.program, "--version"), Command: "static pods, " + name, Passed: passed, Failed: failed})
 		})
 	}
 }
