@@ -18,7 +18,7 @@ CNI_PLUGINS := bridge host-local portmap loopback bandwidth
 LDFLAGS := -s -w -X main.Version=$(VERSION)
 
 # What tests must not skip on a machine that is set up.
-REQUIRE := root,bpf,runc,cni
+REQUIRE := root,bpf,runc,cni,crun
 
 .DEFAULT_GOAL := help
 

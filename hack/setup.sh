@@ -7,6 +7,7 @@ set -euo pipefail
 packages=(
 	gcc libc6-dev pkg-config libseccomp-dev  # runc, and small C programs in tests
 	busybox-static                           # test images
+	crun                                     # the second OCI runtime that containers are tested with
 	docker-registry                          # a second registry implementation to pull from
 	iptables nftables iproute2 util-linux    # CNI plug-ins and network tests
 	clang llvm libbpf-dev                    # make bpf

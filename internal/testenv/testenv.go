@@ -22,6 +22,7 @@ const (
 	BPF  = "bpf"  // kernel type information for the exit tracer, and root
 	RunC = "runc" // an OCI runtime at or above the security floor
 	CNI  = "cni"  // the reference CNI plug-ins
+	Crun = "crun" // a second OCI runtime
 )
 
 // Require skips the test unless every named ability is there. With EMBEDCRI_REQUIRE=root,bpf,… a missing one that is listed
@@ -46,8 +47,28 @@ func RuncPath(t testing.TB) string {
 	return p
 }
 
-// Runc is RuncPath.
-func Runc(t testing.TB) string { t.Helper(); return RuncPath(t) }
+// CrunPath returns the second OCI runtime to test with: $EMBEDCRI_CRUN, else crun on PATH. Where cgroups are v1 with a v2 hierarchy
+// beside them that has controllers, which crun refuses, it is a wrapper that hides the latter.
+func CrunPath(t testing.TB) string {
+	t.Helper()
+	Require(t, Crun)
+	p, _ := crun()
+	return p
+}
+
+func crun() (string, error) {
+	if p := os.Getenv("EMBEDCRI_CRUN"); p != "" {
+		return p, unix.Access(p, unix.X_OK)
+	}
+	p, err := exec.LookPath("crun")
+	if err != nil {
+		return "", err
+	}
+	if c, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers"); err == nil && len(strings.TrimSpace(string(c))) > 0 {
+		return filepath.Join(Checkout(), "internal", "testenv", "crun-hybrid.sh"), nil
+	}
+	return p, nil
+}
 
 // CNIBin returns the directory of the CNI plug-ins: $EMBEDCRI_CNI_BIN, else bin/tools/cni of the checkout, else /opt/cni/bin.
 func CNIBin(t testing.TB) string {
@@ -102,6 +123,10 @@ func missing(ability string) string {
 		}
 	case RunC:
 		if _, err := find("EMBEDCRI_RUNC", "runc"); err != nil {
+			return err.Error()
+		}
+	case Crun:
+		if _, err := crun(); err != nil {
 			return err.Error()
 		}
 	case CNI:

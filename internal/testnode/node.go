@@ -24,13 +24,15 @@ import (
 
 // Options change what a node is like.
 type Options struct {
-	Config     string   // TOML that is appended to the node's own; it must not repeat a table
-	Network    string   // TOML for its table [network]
-	Env        []string // added to the daemon's environment
-	NoNetwork  bool     // CNI directory without plug-ins, no default network: only host-network pods
-	OwnNet     bool     // run the daemon in a network namespace of its own; see Node.NetNS
-	Verbosity  int      // of the daemon's log
-	KeepFailed bool     // leave everything for inspection if the test fails
+	Config        string   // TOML that is appended to the node's own; it must not repeat a table
+	HandlerConfig string   // TOML that is appended to the table of each runtime handler
+	Network       string   // TOML for its table [network]
+	Env           []string // added to the daemon's environment
+	Crun          bool     // a second handler, crun, beside runc
+	NoNetwork     bool     // CNI directory without plug-ins, no default network: only host-network pods
+	OwnNet        bool     // run the daemon in a network namespace of its own; see Node.NetNS
+	Verbosity     int      // of the daemon's log
+	KeepFailed    bool     // leave everything for inspection if the test fails
 }
 
 // Node is a machine with embedcri as its runtime, as far as one daemon is concerned.
@@ -69,6 +71,9 @@ func New(t testing.TB, o Options) *Node {
 	testenv.Require(t, testenv.Root, testenv.BPF, testenv.RunC)
 	if !o.NoNetwork {
 		testenv.Require(t, testenv.CNI)
+	}
+	if o.Crun {
+		testenv.Require(t, testenv.Crun)
 	}
 	// The pid keeps apart what runs side by side, the counter what runs within one process.
 	n := int(counter.Add(1))
@@ -127,13 +132,17 @@ func (n *Node) toml(t testing.TB) string {
 	if !n.o.NoNetwork {
 		bins, network = testenv.CNIBin(t), "true"
 	}
+	crun := ""
+	if n.o.Crun {
+		crun = fmt.Sprintf("[runtime.handlers.crun]\npath = %q\n%s", testenv.CrunPath(t), n.o.HandlerConfig)
+	}
 	return fmt.Sprintf(`socket = %q
 root = %q
 state = %q
 bpf = %q
 [runtime.handlers.runc]
 path = %q
-[cgroup]
+%s%s[cgroup]
 driver = %q
 parent = %q
 [network]
@@ -145,7 +154,7 @@ enabled = %s
 bridge = %q
 subnets = [%q, "fd00:%x::/64"]
 %s
-`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
+`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), n.o.HandlerConfig, crun, testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
 		n.o.Network, network, n.Bridge, n.Subnet,
 		os.Getpid()&0xffff, n.o.Config)
 }
@@ -319,4 +328,12 @@ func removeTree(dir string) error {
 		return fmt.Errorf("not removed, as it has mounts: %s", strings.Join(m, " "))
 	}
 	return os.RemoveAll(dir)
+}
+
+// In returns the node as a subtest sees it, whose failures are the subtest's own. It is for calls of the node's services: the
+// daemon itself is started and ended by the node that it came from.
+func (n *Node) In(t testing.TB) *Node {
+	c := *n
+	c.T = t
+	return &c
 }

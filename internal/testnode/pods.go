@@ -51,7 +51,13 @@ func (n *Node) HostPodConfig() *runtimeapi.PodSandboxConfig {
 // RunPod runs a pod.
 func (n *Node) RunPod(c *runtimeapi.PodSandboxConfig) string {
 	n.T.Helper()
-	id, err := n.Runtime.RunPodSandbox(n.Ctx(), c, "")
+	return n.RunPodOn("", c)
+}
+
+// RunPodOn runs a pod on a runtime handler; empty is the default one.
+func (n *Node) RunPodOn(handler string, c *runtimeapi.PodSandboxConfig) string {
+	n.T.Helper()
+	id, err := n.Runtime.RunPodSandbox(n.Ctx(), c, handler)
 	if err != nil {
 		n.T.Fatalf("run pod: %v", err)
 	}

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/pkg/cap"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
@@ -27,20 +26,6 @@ import (
 
 // The tests in this file start real containers from what Container returns, and compare what a process in them sees with what
 // was asked.
-
-// runtimes are the OCI runtimes to test with: runc always; crun where $EMBEDCRI_CRUN names it, or it is installed and works
-// here (it refuses cgroup v1 mixed with v2).
-func runtimes(t *testing.T) map[string]string {
-	t.Helper()
-	testenv.Require(t, testenv.Root)
-	out := map[string]string{"runc": testenv.Runc(t)}
-	if crun := os.Getenv("EMBEDCRI_CRUN"); crun != "" {
-		out["crun"] = crun
-	} else if p, err := exec.LookPath("crun"); err == nil && cgroups.Mode() != cgroups.Hybrid {
-		out["crun"] = p
-	}
-	return out
-}
 
 // box is a place to run one container in.
 type box struct {
@@ -201,8 +186,11 @@ func (b *box) start() *specs.Spec {
 
 // eachRuntime runs a test once per OCI runtime.
 func eachRuntime(t *testing.T, test func(*testing.T, *box)) {
-	for name, path := range runtimes(t) {
-		t.Run(name, func(t *testing.T) { test(t, newBox(t, path)) })
+	for name, path := range map[string]func(testing.TB) string{"runc": testenv.RuncPath, "crun": testenv.CrunPath} {
+		t.Run(name, func(t *testing.T) {
+			testenv.Require(t, testenv.Root)
+			test(t, newBox(t, path(t)))
+		})
 	}
 }
 
