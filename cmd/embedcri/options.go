@@ -54,10 +54,18 @@ func runtimes(c *config.Config, systemd bool, node spec.Node) (map[string]task.R
 		if path, err = filepath.Abs(path); err != nil {
 			return nil, nil, err
 		}
+		features, err := runtimeFeatures(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
+		}
+		sub, err := execCgroup(path, features)
+		if err != nil {
+			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
+		}
 		drivers[name] = task.NewRuntime(task.RuntimeOptions{
-			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, Timeout: time.Duration(c.Runtime.Timeout),
+			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: sub, Timeout: time.Duration(c.Runtime.Timeout),
 		})
-		hs, err := handlerSpec(path, h, node)
+		hs, err := handlerSpec(h, features, node)
 		if err != nil {
 			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
 		}

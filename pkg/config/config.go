@@ -26,6 +26,7 @@ type Config struct {
 	Streaming Streaming `toml:"streaming"`
 	Exec      Exec      `toml:"exec"`
 	Pod       Pod       `toml:"pod"`
+	CDI       CDI       `toml:"cdi"`
 	Metrics   Metrics   `toml:"metrics"`
 }
 
@@ -42,6 +43,12 @@ type Handler struct {
 	PodAnnotations               []string `toml:"pod_annotations" comment:"Patterns of pod annotations that reach the OCI spec; none by default."`
 	ContainerAnnotations         []string `toml:"container_annotations" comment:"Patterns of container annotations that reach the OCI spec; none by default."`
 	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices" comment:"Privileged containers get no device nodes of the host."`
+	PrivilegedAllDevicesAllowed  bool     `toml:"privileged_all_devices_allowed" comment:"With the above: they may still use any device whose node they make themselves."`
+	DeviceOwnership              bool     `toml:"device_ownership" comment:"Device nodes belong to the container's run_as_user and run_as_group."`
+	CgroupWritable               bool     `toml:"cgroup_writable" comment:"Unprivileged containers may write to their cgroup (cgroup v2 only)."`
+	UnsetSeccomp                 string   `toml:"unset_seccomp" comment:"Profile of containers that name none: runtime/default, localhost/<path>; empty: unconfined."`
+	Rlimits                      []string `toml:"rlimits" comment:"Limits of the first process, as name=soft:hard or name=both, such as nofile=1024:524288; -1 is none. Others are the daemon's."`
+	PidsLimit                    int64    `toml:"pids_limit" comment:"Most tasks in one container; 0: as many as its pod may have."`
 }
 
 // Cgroup says where containers are put.
@@ -80,6 +87,7 @@ type Image struct {
 	VerifierDir     string   `toml:"verifier_dir" comment:"Directory of image verifier plug-ins; empty: none."`
 	DiscardBlobs    bool     `toml:"discard_blobs" comment:"Drop compressed layers once they are unpacked."`
 	Volatile        bool     `toml:"volatile" comment:"Never force the writable layers of containers to disk."`
+	Volumes         string   `toml:"volumes" comment:"What becomes of volumes that an image declares: bind (writable even if the root is read-only), mkdir, or ignore."`
 }
 
 // Exit configures the exit tracer.
@@ -107,6 +115,11 @@ type Pod struct {
 	UnprivilegedICMP  bool  `toml:"unprivileged_icmp" comment:"Let pods ping without a capability."`
 	ShmSize           int64 `toml:"shm_size" comment:"Size of /dev/shm of a pod in bytes."`
 	Init              bool  `toml:"init" comment:"Run the small init in every pod, not only in those that share a pid namespace; for tools that expect a process per pod."`
+}
+
+// CDI configures devices that vendors describe (Container Device Interface).
+type CDI struct {
+	SpecDirs []string `toml:"spec_dirs" comment:"Directories of device descriptions, watched; of two with one name that of the later directory counts."`
 }
 
 // Metrics configures the Prometheus endpoint.
@@ -158,9 +171,11 @@ func Default() *Config {
 			MaxDownloads:    6,
 			ProgressTimeout: Duration(5 * time.Minute),
 			Volatile:        true,
+			Volumes:         "bind",
 		},
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration(4 * time.Hour)},
 		Exec:      Exec{DrainTimeout: Duration(2 * time.Second)},
+		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Pod:       Pod{UnprivilegedPorts: true, UnprivilegedICMP: true, ShmSize: 64 << 20},
 	}
 }

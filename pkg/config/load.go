@@ -110,6 +110,24 @@ func (c *Config) Validate() error {
 			bad("runtime.handlers", "handler %q needs a name without slashes and a path", name)
 		}
 	}
+	for name, h := range c.Runtime.Handlers {
+		if h.PidsLimit < 0 {
+			bad("runtime.handlers."+name+".pids_limit", "is negative")
+		}
+		if h.PrivilegedAllDevicesAllowed && !h.PrivilegedWithoutHostDevices {
+			bad("runtime.handlers."+name+".privileged_all_devices_allowed", "needs privileged_without_host_devices")
+		}
+	}
+	switch c.Image.Volumes {
+	case "bind", "mkdir", "ignore":
+	default:
+		bad("image.volumes", "%q is not bind, mkdir or ignore", c.Image.Volumes)
+	}
+	for _, d := range c.CDI.SpecDirs {
+		if !filepath.IsAbs(d) {
+			bad("cdi.spec_dirs", "%q is not an absolute path", d)
+		}
+	}
 	switch c.Cgroup.Driver {
 	case "auto", "cgroupfs", "systemd":
 	default:

@@ -156,17 +156,6 @@ func (e *env) set(key, value string) {
 	e.list = append(e.list, kv)
 }
 
-// rlimits sets the handler's resource limits. What it does not list, the process inherits from the daemon.
-func (b *builder) rlimits() error {
-	for _, r := range b.in.Handler.Rlimits {
-		if r.Soft > r.Hard {
-			return fmt.Errorf("rlimit %s of the runtime handler: soft limit %d is above hard limit %d: %w", r.Type, r.Soft, r.Hard, errdefs.ErrInvalidArgument)
-		}
-		b.g.AddProcessRlimits(r.Type, r.Hard, r.Soft)
-	}
-	return nil
-}
-
 // ExecProcess returns the process of an exec: that of the container with another command line. It keeps user, groups,
 // capabilities, environment, directory, limits and labels, as the kubelet's exec and probes expect. The base is not changed.
 func ExecProcess(base *specs.Process, cmd []string, tty bool) (*specs.Process, error) {

@@ -78,6 +78,19 @@ func SeccompProfile(sc *runtimeapi.LinuxContainerSecurityContext, h Handler) (*r
 
 const localhostPrefix = "localhost/"
 
+// ParseUnsetSeccomp reads the profile that a handler's configuration gives to containers which name none: runtime/default,
+// localhost/<absolute path>, unconfined; empty is nil, which is unconfined as well.
+func ParseUnsetSeccomp(s string) (*runtimeapi.SecurityProfile, error) {
+	if s == "" {
+		return nil, nil
+	}
+	p, err := profileOfPath("unset_seccomp", s)
+	if err == nil && p.GetProfileType() == runtimeapi.SecurityProfile_Localhost && !path.IsAbs(p.GetLocalhostRef()) {
+		err = invalid("unset_seccomp", "%q is not an absolute path", p.GetLocalhostRef())
+	}
+	return p, err
+}
+
 // profileOfPath reads the deprecated one-string form of a profile.
 func profileOfPath(field, s string) (*runtimeapi.SecurityProfile, error) {
 	switch {

@@ -6,7 +6,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -57,6 +61,9 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
 	e.pid = pid
+	if err := setOOMScoreAdj(pid, process.OOMScoreAdj); err != nil {
+		t.log().Error(err, "adjust exec's OOM score", "container", t.id)
+	}
 	w, err := t.m.o.Exits.Watch(key, pid)
 	if err != nil {
 		e.group.kill()
@@ -69,6 +76,23 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	t.mu.Unlock()
 	t.m.wg.Go(e.follow)
 	return e, nil
+}
+
+// setOOMScoreAdj makes up for runtimes that leave an exec with the daemon's own oom_score_adj (crun 1.8 does), by which the kernel
+// would spare it for ever. The pid is that of a child that nobody has reaped yet; one that is over needs nothing.
+func setOOMScoreAdj(pid int, want *int) error {
+	if want == nil {
+		return nil
+	}
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	b, err := os.ReadFile(path)
+	if err != nil || strings.TrimSpace(string(b)) == strconv.Itoa(*want) {
+		return nil //nolint:nilerr // gone
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(*want)), 0); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func newExecID() string {

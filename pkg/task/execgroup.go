@@ -26,9 +26,10 @@ type execGroup struct {
 
 const execGroupPrefix = "exec-"
 
-// newExecGroup makes the sub-cgroup; nil where that is not possible (the container has taken its cgroup into its own hands).
+// newExecGroup makes the sub-cgroup; nil where that is not possible (the container has taken its cgroup into its own hands, or the
+// runtime does not know how).
 func (t *Task) newExecGroup(id string) *execGroup {
-	if t.cgroup == nil {
+	if t.cgroup == nil || !t.runtime.ExecCgroup() {
 		return nil
 	}
 	name := execGroupPrefix + id

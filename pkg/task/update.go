@@ -4,6 +4,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -46,6 +47,12 @@ func (t *Task) Update(ctx context.Context, change func(now *specs.LinuxResources
 		return fmt.Errorf("update container %s: %w", t.id, err)
 	}
 	if err := t.runtime.Update(ctx, t.id, t.dir, next); err != nil {
+		// A runtime may have applied half of it (crun does not take it back).
+		before := *now
+		before.Devices = nil
+		if rerr := t.runtime.Update(ctx, t.id, t.dir, &before); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("take it back: %w", rerr))
+		}
 		return fmt.Errorf("update container %s: %w", t.id, err)
 	}
 	applied := *next

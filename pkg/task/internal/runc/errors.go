@@ -41,6 +41,7 @@ var classes = []struct {
 	{"unable to apply cgroup configuration", errdefs.ErrUnavailable},     // runc
 	{"OOM-killed (memory limit too low?)", errdefs.ErrResourceExhausted}, // runc: init died before it was ready
 	{"container with given ID already exists", errdefs.ErrAlreadyExists}, // runc
+	{"umerical result out of range", errdefs.ErrInvalidArgument},         // either: a limit that the kernel does not take
 	{"no space left on device", errdefs.ErrResourceExhausted},            // either
 }
 

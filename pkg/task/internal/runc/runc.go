@@ -25,6 +25,7 @@ type Options struct {
 	Path          string        // the runtime's binary
 	Root          string        // its state directory (--root), on tmpfs
 	SystemdCgroup bool          // cgroups through systemd instead of the file system
+	ExecCgroup    bool          // exec takes --cgroup as cgroup.Sub gives it
 	Timeout       time.Duration // a call that takes longer is killed; 0 is DefaultTimeout
 }
 
@@ -44,6 +45,9 @@ func New(o Options) *Runtime {
 	}
 	return &Runtime{o: o}
 }
+
+// ExecCgroup tells whether Exec can put a process into a sub-cgroup.
+func (r *Runtime) ExecCgroup() bool { return r.o.ExecCgroup }
 
 // Create makes the container of the bundle in dir and parks its init at the exec fifo. It returns init's pid. On error nothing of
 // the container is left in the runtime's state directory.
