@@ -104,7 +104,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	if err != nil {
 		return err
 	}
-	cdi, err := spec.OpenCDI()
+	cdi, err := spec.OpenCDI(c.CDI.SpecDirs...)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		Handlers: handlers, Default: c.Runtime.Default,
 		PodDir: c.PodDir(), NamespaceDir: c.NamespaceDir(),
 		CgroupParent: cgroupParent(c, systemd), Systemd: systemd,
-		ShmSize: c.Pod.ShmSize, DrainTimeout: time.Duration(c.Exec.DrainTimeout), PodInit: podInit, EveryPodInit: c.Pod.Init,
+		ImageVolumes: c.Image.Volumes, ShmSize: c.Pod.ShmSize, DrainTimeout: time.Duration(c.Exec.DrainTimeout), PodInit: podInit, EveryPodInit: c.Pod.Init,
 		Sysctls: podSysctls(c), RuntimeError: degraded,
 	})
 	if err != nil {

@@ -235,7 +235,7 @@ func referenceTrees(t *testing.T, refs []string) map[string]string {
 func imageTree(t *testing.T, s *Store, id string) string {
 	t.Helper()
 	target := filepath.Join(t.TempDir(), "image")
-	if err := s.MountImage(t.Context(), id, target); err != nil {
+	if err := s.MountImage(t.Context(), VolumeRequest{ImageID: id, Target: target}); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.New()

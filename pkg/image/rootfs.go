@@ -24,6 +24,9 @@ import (
 // the same transaction that makes the snapshot.
 const labelRoot = "containerd.io/gc.root"
 
+// labelMount on a snapshot is the SELinux label that it is mounted with.
+const labelMount = "embedcri.io/mount-label"
+
 // RootfsRequest is what CreateRootfs is asked for.
 type RootfsRequest struct {
 	// ContainerID owns the root file system: one container has one.
@@ -36,6 +39,9 @@ type RootfsRequest struct {
 	// included. The layers are then mounted with ids mapped, so that files of the image's root belong to
 	// the namespace's root. Needs overlayfs and Linux 5.19.
 	UIDMap, GIDMap []specs.LinuxIDMapping
+	// MountLabel is the SELinux label of all files, user:role:type:level, for the mount's context= option; empty for none.
+	// Overlayfs only: a bind mount takes no label.
+	MountLabel string
 }
 
 // CreateRootfs makes a container's root file system, a writable layer over those of the image, and
@@ -47,13 +53,9 @@ func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 	if err != nil {
 		return fmt.Errorf("create root file system %s: %w", req.ContainerID, err)
 	}
-	labels := map[string]string{labelRoot: time.Now().UTC().Format(time.RFC3339)}
-	if len(req.UIDMap) > 0 || len(req.GIDMap) > 0 {
-		uids, gids, err := mapLabels(req)
-		if err != nil {
-			return fmt.Errorf("create root file system %s: %w", req.ContainerID, err)
-		}
-		labels[snapshots.LabelSnapshotUIDMapping], labels[snapshots.LabelSnapshotGIDMapping] = uids, gids
+	labels, err := rootLabels(req.UIDMap, req.GIDMap, req.MountLabel)
+	if err != nil {
+		return fmt.Errorf("create root file system %s: %w", req.ContainerID, err)
 	}
 	mounts, err := s.snapshots.Prepare(ctx, rootfsKey(req.ContainerID), img.chainID, snapshots.WithLabels(labels))
 	existed := errdefs.IsAlreadyExists(err)
@@ -63,7 +65,7 @@ func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 	if err != nil {
 		return fmt.Errorf("create root file system %s of image %s: %w", req.ContainerID, img.Name(), err)
 	}
-	if err := s.mountRootfs(mounts, req.ContainerID, req.Target); err != nil {
+	if err := s.mountRootfs(withContext(mounts, req.MountLabel), req.ContainerID, req.Target); err != nil {
 		if !existed {
 			err = errors.Join(err, s.snapshots.Remove(context.WithoutCancel(ctx), rootfsKey(req.ContainerID)))
 		}
@@ -75,13 +77,22 @@ func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 	return nil
 }
 
-// mapLabels writes the id mappings as the snapshotter reads them.
-func mapLabels(req RootfsRequest) (uids, gids string, err error) {
-	if len(req.UIDMap) != 1 || len(req.GIDMap) != 1 || req.UIDMap[0].ContainerID != 0 || req.GIDMap[0].ContainerID != 0 {
-		return "", "", fmt.Errorf("id mappings %v and %v are not one range from 0 each: %w", req.UIDMap, req.GIDMap, errdefs.ErrInvalidArgument)
+// rootLabels are the labels of a snapshot that is mounted: what keeps it from being collected, and how it is to be mounted.
+// Id mappings are written as the snapshotter reads them.
+func rootLabels(uids, gids []specs.LinuxIDMapping, mountLabel string) (map[string]string, error) {
+	labels := map[string]string{labelRoot: time.Now().UTC().Format(time.RFC3339)}
+	if mountLabel != "" {
+		labels[labelMount] = mountLabel
+	}
+	if len(uids) == 0 && len(gids) == 0 {
+		return labels, nil
+	}
+	if len(uids) != 1 || len(gids) != 1 || uids[0].ContainerID != 0 || gids[0].ContainerID != 0 {
+		return nil, fmt.Errorf("id mappings %v and %v are not one range from 0 each: %w", uids, gids, errdefs.ErrInvalidArgument)
 	}
 	format := func(m specs.LinuxIDMapping) string { return fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Size) }
-	return format(req.UIDMap[0]), format(req.GIDMap[0]), nil
+	labels[snapshots.LabelSnapshotUIDMapping], labels[snapshots.LabelSnapshotGIDMapping] = format(uids[0]), format(gids[0])
+	return labels, nil
 }
 
 // MountRootfs mounts a container's root file system again if it is not mounted: after a reboot, or
@@ -91,7 +102,11 @@ func (s *Store) MountRootfs(ctx context.Context, containerID, target string) err
 	if err != nil {
 		return fmt.Errorf("mount root file system %s: %w", containerID, err)
 	}
-	return s.mountRootfs(mounts, containerID, target)
+	info, err := s.snapshots.Stat(s.scoped(ctx), rootfsKey(containerID))
+	if err != nil {
+		return fmt.Errorf("mount root file system %s: %w", containerID, err)
+	}
+	return s.mountRootfs(withContext(mounts, info.Labels[labelMount]), containerID, target)
 }
 
 func (s *Store) mountRootfs(mounts []mount.Mount, containerID, target string) error {
@@ -114,6 +129,17 @@ func (s *Store) mountRootfs(mounts []mount.Mount, containerID, target string) er
 		return fmt.Errorf("mount root file system %s at %s: %w", containerID, target, err)
 	}
 	return nil
+}
+
+// withContext adds the mount option that gives all files of an overlay one SELinux label (mount(8), context=). The quotes are
+// part of it: a label may contain commas.
+func withContext(mounts []mount.Mount, label string) []mount.Mount {
+	if label == "" || len(mounts) != 1 || mounts[0].Type != "overlay" {
+		return mounts
+	}
+	m := mounts[0]
+	m.Options = append(slices.Clone(m.Options), fmt.Sprintf("context=%q", label))
+	return []mount.Mount{m}
 }
 
 // withVolatile adds the overlay option, if it is wanted. The kernel marks the work directory of such a

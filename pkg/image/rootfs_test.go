@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
@@ -186,7 +187,7 @@ func TestMountImage(t *testing.T) {
 		img := pull(t, s, reg.Ref(t, name))
 		target := filepath.Join(t.TempDir(), "volume")
 		for range 2 {
-			if err := s.MountImage(t.Context(), img.ID, target); err != nil {
+			if err := s.MountImage(t.Context(), VolumeRequest{ImageID: img.ID, Target: target}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -214,6 +215,53 @@ func TestMountImage(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantEmpty(t, s)
+	}
+}
+
+func TestMountImageIDMapped(t *testing.T) {
+	if ok, err := overlayutils.SupportsIDMappedMounts(); err != nil || !ok {
+		t.Skipf("the kernel does not idmap the layers of overlayfs: %v", err)
+	}
+	reg := testregistry.Start(t, testregistry.Options{})
+	s := open(t, Options{})
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 65536}}
+	for _, name := range []string{"scratch:1", "busybox:1", "config:1"} { // none, one and more layers
+		img := pull(t, s, reg.Ref(t, name))
+		target := filepath.Join(t.TempDir(), "volume")
+		if err := s.MountImage(t.Context(), VolumeRequest{ImageID: img.ID, Target: target, UIDMap: ids, GIDMap: ids}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		t.Cleanup(func() {
+			if err := s.UnmountImage(context.Background(), target); err != nil {
+				t.Error(err)
+			}
+		})
+		if name == "scratch:1" {
+			continue // there is nothing in it
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(filepath.Join(target, "bin/busybox"), &st); err != nil || st.Uid != 200000 || st.Gid != 200000 {
+			t.Errorf("%s: busybox belongs to %d:%d, %v", name, st.Uid, st.Gid, err)
+		}
+		if err := os.WriteFile(filepath.Join(target, "x"), nil, 0o644); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: write to an image: %v", name, err)
+		}
+	}
+}
+
+// TestWithContext: this kernel may have no SELinux, which would refuse the option.
+func TestWithContext(t *testing.T) {
+	overlay := []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=/l"}}}
+	got := withContext(overlay, "system_u:object_r:container_file_t:s0:c1,c2")
+	if want := `context="system_u:object_r:container_file_t:s0:c1,c2"`; len(got) != 1 || !slices.Contains(got[0].Options, want) {
+		t.Errorf("%+v lacks %s", got, want)
+	}
+	if len(overlay[0].Options) != 1 {
+		t.Error("the snapshotter's own options were changed")
+	}
+	bind := []mount.Mount{{Type: "bind", Source: "/l", Options: []string{"ro"}}}
+	if got := withContext(bind, "a:b:c:s0"); len(got[0].Options) != 1 {
+		t.Errorf("a bind mount got %v", got[0].Options)
 	}
 }
 

@@ -7,11 +7,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
-	"time"
+	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 const (
@@ -25,17 +27,33 @@ func volumeKey(target string) string {
 	return fmt.Sprintf("%s%x", volumePrefix, sha256.Sum256([]byte(target)))
 }
 
-// MountImage mounts an image's files read-only at target, an absolute path, for a volume of the CRI's
-// image kind. It is idempotent. The files stay until UnmountImage, even if the image is removed.
-func (s *Store) MountImage(ctx context.Context, imageID, target string) error {
+// VolumeRequest is what MountImage is asked for.
+type VolumeRequest struct {
+	// ImageID is the image's id, as in [Image.ID].
+	ImageID string
+	// Target is the absolute path to mount at. It is made if it is not there.
+	Target string
+	// UIDMap and GIDMap are as in [RootfsRequest].
+	UIDMap, GIDMap []specs.LinuxIDMapping
+	// MountLabel is as in [RootfsRequest].
+	MountLabel string
+}
+
+// MountImage mounts an image's files read-only, for a volume of the CRI's image kind. It is idempotent. The
+// files stay until UnmountImage, even if the image is removed.
+func (s *Store) MountImage(ctx context.Context, req VolumeRequest) error {
 	ctx = s.scoped(ctx)
-	img, err := s.index.find(imageID)
+	target := req.Target
+	img, err := s.index.find(req.ImageID)
 	if err != nil {
 		return fmt.Errorf("mount image at %s: %w", target, err)
 	}
-	mounts, err := s.snapshots.View(ctx, volumeKey(target), img.chainID, snapshots.WithLabels(map[string]string{
-		labelRoot: time.Now().UTC().Format(time.RFC3339), labelTarget: target,
-	}))
+	labels, err := rootLabels(req.UIDMap, req.GIDMap, req.MountLabel)
+	if err != nil {
+		return fmt.Errorf("mount image %s at %s: %w", img.Name(), target, err)
+	}
+	labels[labelTarget] = target
+	mounts, err := s.snapshots.View(ctx, volumeKey(target), img.chainID, snapshots.WithLabels(labels))
 	if errdefs.IsAlreadyExists(err) {
 		mounts, err = s.snapshots.Mounts(ctx, volumeKey(target))
 	}
@@ -49,10 +67,36 @@ func (s *Store) MountImage(ctx context.Context, imageID, target string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("mount image %s: %w", img.Name(), err)
 	}
-	if err := mount.All(mounts, target); err != nil {
+	if mounts, err = s.overlaid(mounts, img.chainID != "", len(req.UIDMap) > 0 || req.MountLabel != ""); err != nil {
+		return fmt.Errorf("mount image %s: %w", img.Name(), err)
+	}
+	if err := mount.All(withContext(mounts, req.MountLabel), target); err != nil {
 		return fmt.Errorf("mount image %s at %s: %w", img.Name(), target, err)
 	}
 	return nil
+}
+
+// overlaid turns the bind mount that is the view of an image of one layer into an overlay of that layer and an empty
+// directory, if ids are to be mapped or a label given: a read-only bind mount is not mapped (containerd, core/mount), and
+// takes no label of its own.
+func (s *Store) overlaid(mounts []mount.Mount, layers, needed bool) ([]mount.Mount, error) {
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		return mounts, nil
+	}
+	if !needed || !layers {
+		return mount.RemoveIDMapOption(mounts), nil
+	}
+	empty := filepath.Join(s.options.Root, "empty")
+	if err := os.MkdirAll(empty, 0o755); err != nil {
+		return nil, err
+	}
+	m := mount.Mount{Type: "overlay", Source: "overlay", Options: []string{"ro", "lowerdir=" + mounts[0].Source + ":" + empty}}
+	for _, o := range mounts[0].Options {
+		if strings.HasPrefix(o, "uidmap=") || strings.HasPrefix(o, "gidmap=") {
+			m.Options = append(m.Options, o)
+		}
+	}
+	return []mount.Mount{m}, nil
 }
 
 // UnmountImage takes back MountImage. It is idempotent.

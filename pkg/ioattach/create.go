@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,6 +69,9 @@ func (st *Streams) createPipes(held map[string]int) error {
 		}
 		st.sources = append(st.sources, newSource(st, i, fd))
 		held[path] = fd
+		if err := label.SetFileLabel(path, st.opts.Label); err != nil {
+			return err
+		}
 		// Read and write: with its own read end the process never sees EPIPE while no daemon is there.
 		if *end, err = openEnd(path, unix.O_RDWR); err != nil {
 			return err
@@ -82,6 +86,9 @@ func (st *Streams) createPipes(held map[string]int) error {
 		return err
 	}
 	defer unix.Close(both) // with it there, neither of the two opens waits for the other
+	if err := label.SetFileLabel(path, st.opts.Label); err != nil {
+		return err
+	}
 	if st.stdin.fd, err = reopenFIFO(path, unix.O_WRONLY|unix.O_NONBLOCK); err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ type Options struct {
 	// UID and GID (as the host sees them) will own the FIFOs, so that the process may open
 	// /dev/stdout again.
 	UID, GID int
+	// Label is the SELinux label of the FIFOs, for the process may only use what its own label may; empty for none. Without
+	// SELinux it means nothing.
+	Label string `json:",omitempty"`
 }
 
 // Stdio is what the OCI runtime gives the process: files, or the socket it sends the pty master

@@ -192,6 +192,7 @@ func (c *Container) Remove(ctx context.Context) error {
 	if err := c.p.m.ctrRecs.Delete(c.meta.ID); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.meta.ID, err)
 	}
+	c.p.m.levels.Release(c.meta.Labels)
 	c.removed.Store(true)
 	c.p.forget(c)
 	c.p.m.stats.Forget(c.meta.ID)

@@ -84,13 +84,18 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 		}
 		m.log().Info("image names no valid stop signal; SIGTERM it is", "image", img.Name(), "err", err)
 	}
-	meta := containerIdentity{
-		ID: newID(), PodID: p.meta.ID, Handler: p.meta.Handler, CreatedAt: time.Now(),
-		ImageID: img.ID, ImageRef: imageRef(img), LogPath: logPath, Signal: int(sig),
-		Config: message[*runtimeapi.ContainerConfig]{config},
+	labels, err := m.levels.Init(config.GetLinux().GetSecurityContext().GetSelinuxOptions(), p.meta.Labels)
+	if err != nil {
+		return nil, err
 	}
 	var undo cleanup.Stack
 	defer undo.OnError(&err)
+	undo.Add("SELinux labels", func() error { m.levels.Release(labels); return nil })
+	meta := containerIdentity{
+		ID: newID(), PodID: p.meta.ID, Handler: p.meta.Handler, CreatedAt: time.Now(),
+		ImageID: img.ID, ImageRef: imageRef(img), LogPath: logPath, Signal: int(sig), Labels: labels,
+		Config: message[*runtimeapi.ContainerConfig]{config},
+	}
 
 	// The record comes first, so that a daemon that dies from here on leaves nothing that nobody knows of.
 	at.enter("recording")
@@ -114,7 +119,10 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	if err != nil {
 		return nil, err
 	}
-	req := image.RootfsRequest{ContainerID: meta.ID, ImageID: img.ID, Target: rootfs, UIDMap: mappings.UIDs, GIDMap: mappings.GIDs}
+	req := image.RootfsRequest{
+		ContainerID: meta.ID, ImageID: img.ID, Target: rootfs,
+		UIDMap: mappings.UIDs, GIDMap: mappings.GIDs, MountLabel: meta.Labels.Mount,
+	}
 	if err := m.o.Images.CreateRootfs(ctx, req); err != nil {
 		return nil, err
 	}
@@ -147,7 +155,7 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	meta.User = user
 	meta.Streams = ioattach.Options{
 		LogPath: logPath, TTY: config.GetTty(), Stdin: config.GetStdin(), StdinOnce: config.GetStdinOnce(),
-		UID: hostID(mappings.UIDs, user.UID), GID: hostID(mappings.GIDs, user.GID),
+		UID: hostID(mappings.UIDs, user.UID), GID: hostID(mappings.GIDs, user.GID), Label: meta.Labels.Mount,
 	}
 	if logPath != "" {
 		if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {

@@ -30,7 +30,7 @@ type Images interface {
 	Image(ref string) (*image.Image, error)
 	CreateRootfs(ctx context.Context, r image.RootfsRequest) error
 	RemoveRootfs(ctx context.Context, containerID, target string) error
-	MountImage(ctx context.Context, imageID, target string) error
+	MountImage(ctx context.Context, r image.VolumeRequest) error
 	UnmountImage(ctx context.Context, target string) error
 	RootfsUsage(ctx context.Context, containerID string) (image.Usage, error)
 }
@@ -61,6 +61,7 @@ type Options struct {
 	Systemd      bool   // cgroups are systemd's
 	ShmSize      int64  // bytes of a pod's /dev/shm
 	DrainTimeout time.Duration
+	ImageVolumes string            // VolumesBind, VolumesMkdir or VolumesIgnore
 	PodInit      string            // the init of pods that share their pid namespace: a static program
 	EveryPodInit bool              // run it in all others too
 	Sysctls      map[string]string // of every pod with namespaces of its own, unless it sets them itself
@@ -100,6 +101,7 @@ type Manager struct {
 	podJoins joins[*Pod]
 	ctrJoins joins[*Container]
 	launches *launchLimit // of execs
+	levels   *spec.Levels // of SELinux
 
 	events *events
 	stats  *stats.Collector
@@ -124,7 +126,7 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, podRecs: podRecs, ctrRecs: ctrRecs, launches: newLaunchLimit(max(8, 4*runtime.NumCPU())),
 		pods: map[string]*Pod{}, names: map[string]*Pod{}, containers: map[string]*Container{},
-		events: newEvents(),
+		levels: spec.NewLevels(), events: newEvents(),
 	}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	m.o.Tasks.Store, m.o.Tasks.OnChange = ctrRecs, m.events.onChange

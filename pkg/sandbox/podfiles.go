@@ -60,7 +60,7 @@ func (p *Pod) makeFiles() error {
 	if err != nil {
 		return err
 	}
-	opts := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", p.m.o.ShmSize, uid, gid)
+	opts := spec.MountData(fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", p.m.o.ShmSize, uid, gid), p.meta.Labels.Mount)
 	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
 		return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 	}
@@ -88,6 +88,9 @@ func (p *Pod) writeFile(name string, text []byte) error {
 	}
 	if err == nil {
 		err = os.Chown(p.file(name), uid, gid)
+	}
+	if err == nil {
+		err = spec.Relabel(p.file(name), p.meta.Labels.Mount, true)
 	}
 	if err != nil {
 		return fmt.Errorf("make %s of the pod: %w", name, err)

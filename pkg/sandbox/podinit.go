@@ -37,16 +37,22 @@ func (p *Pod) startInit(ctx context.Context) error {
 	if err := p.m.ctrRecs.Put(id, identityRecord, meta, atomicfile.Process); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(p.file("init-root"), 0o711); err != nil { // goes with the pod's files
-		return fmt.Errorf("make init's root: %w", err)
+	// It goes with the pod's files. crun wants a /dev even where nothing is mounted there.
+	dirs := []string{p.file("init-root"), p.file("init-root/dev")}
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return fmt.Errorf("make init's root: %w", err)
+		}
 	}
 	// In a pod with a user namespace runc makes the mount points as that namespace's root.
 	uid, gid, err := p.root()
 	if err != nil {
 		return err
 	}
-	if err := os.Chown(p.file("init-root"), uid, gid); err != nil {
-		return fmt.Errorf("make init's root: %w", err)
+	for _, d := range dirs {
+		if err := os.Chown(d, uid, gid); err != nil {
+			return fmt.Errorf("make init's root: %w", err)
+		}
 	}
 	oci, err := p.initSpec()
 	if err != nil {

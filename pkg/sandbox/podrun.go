@@ -61,7 +61,16 @@ func (m *Manager) existing(key string, d digest) (*Pod, error) {
 
 // run makes the pod. If that fails all is unmade; if that fails too, the pod stays listed as not ready, so that the kubelet stops
 // and removes it.
-func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *progress) (*Pod, error) {
+func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *progress) (_ *Pod, err error) {
+	if meta.Labels, err = m.levels.Init(meta.Config.M.GetLinux().GetSecurityContext().GetSelinuxOptions(), spec.Labels{}); err != nil {
+		return nil, err
+	}
+	recorded := false // from then on the labels go with the pod
+	defer func() {
+		if !recorded {
+			m.levels.Release(meta.Labels)
+		}
+	}()
 	p, err := m.newPod(meta)
 	if err != nil {
 		return nil, err
@@ -94,6 +103,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	); err != nil {
 		return nil, errors.Join(err, m.podRecs.Delete(meta.ID))
 	}
+	recorded = true
 	making, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	p.endMaking = end

@@ -136,6 +136,7 @@ func (p *Pod) removeLocked(ctx context.Context) error {
 	if err := p.m.podRecs.Delete(p.meta.ID); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
+	p.m.levels.Release(p.meta.Labels)
 	p.removed = true
 	defer p.m.events.deleted(p.meta.ID) // when it cannot be found any more
 	p.m.mu.Lock()

@@ -28,6 +28,7 @@ type podIdentity struct {
 	ID        string                                `json:"id"`
 	Handler   string                                `json:"handler"`
 	CreatedAt time.Time                             `json:"createdAt"`
+	Labels    spec.Labels                           `json:"labels,omitzero"` // of SELinux
 	Config    message[*runtimeapi.PodSandboxConfig] `json:"config"`
 }
 
@@ -57,6 +58,7 @@ type containerIdentity struct {
 	ImageRef  string                               `json:"imageRef"` // a name by digest, if the image has one
 	LogPath   string                               `json:"logPath,omitempty"`
 	User      spec.User                            `json:"user"`
+	Labels    spec.Labels                          `json:"labels,omitzero"` // of SELinux
 	Streams   ioattach.Options                     `json:"streams"`
 	Signal    int                                  `json:"signal"` // that asks it to stop
 	PodInit   bool                                 `json:"podInit,omitempty"`

@@ -104,6 +104,7 @@ func (m *Manager) recoverPods() error {
 			s = podState{State: Unknown, Files: true, Pins: true, Init: true, Message: err.Error()}
 		}
 		p.state.Store(&s)
+		m.levels.Reserve(meta.Labels)
 		m.events.restoredPod(p, s.State)
 		m.pods[id] = p
 		m.names[podKey(meta.Config.M.GetMetadata())] = p
@@ -160,6 +161,7 @@ func (m *Manager) recoverContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	m.levels.Reserve(meta.Labels)
 	p.adopt(&Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New()})
 	m.events.restored(id, p, t)
 	return nil

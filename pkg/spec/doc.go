@@ -17,7 +17,7 @@
 //	CheckMounts    per container: host paths exist, symlinks resolved, propagation possible
 //	FindDevices    per container: device nodes behind linux devices and directories of devices
 //	ReadSeccomp    per container: the bytes of a Localhost profile
-//	InitLabels     per container: SELinux labels (reserves an MCS level)
+//	Levels.Init    per pod and container: SELinux labels (reserves an MCS level)
 //	Container      the specification
 //	CDI.Inject     per container: vendor edits from the node's CDI registry
 //

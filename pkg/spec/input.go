@@ -30,15 +30,15 @@ type Input struct {
 	// MountSources[i] is the real host path behind Container.mounts[i]: symlinks resolved, existence and propagation checked
 	// (CheckMounts); for an image mount, the directory where the caller mounted the image, sub path applied.
 	MountSources []string
-	// ImageVolumes are the host directories to mount at the paths that ImageVolumes() returned; empty if the node's policy is to
-	// ignore an image's volumes.
+	// ImageVolumes are the directories to mount at the paths that ImageVolumes() returned: those of the container's own root
+	// file system, so that they are writable even if the rest of it is not. Empty unless that is the node's policy.
 	ImageVolumes map[string]string
 	// Devices[i] are the device nodes behind Container.devices[i] (FindDevices): one, or all those below a directory. Their
 	// paths are relative to host_path: "." for the one device.
 	Devices [][]specs.LinuxDevice
 	// Seccomp is the content of the profile that a Localhost seccomp profile names (ReadSeccomp); unused otherwise.
 	Seccomp []byte
-	// Labels are the SELinux labels (InitLabels); empty where SELinux is off.
+	// Labels are the SELinux labels (Levels.Init); empty where SELinux is off.
 	Labels Labels
 
 	Handler Handler

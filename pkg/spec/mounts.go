@@ -154,11 +154,12 @@ func (b *builder) podFiles() []specs.Mount {
 	return out
 }
 
-// imageVolumes are writable even where the rootfs is not: that is what an image declares them for.
+// imageVolumes are writable even where the rootfs is not: that is what an image declares them for. They lie in the root file
+// system, whose ids are mapped already.
 func (b *builder) imageVolumes() []specs.Mount {
 	var out []specs.Mount
 	for _, at := range slices.Sorted(maps.Keys(b.in.ImageVolumes)) {
-		out = append(out, b.ownMount(b.in.ImageVolumes[at], at, "rw"))
+		out = append(out, specs.Mount{Destination: at, Type: "bind", Source: b.in.ImageVolumes[at], Options: []string{"bind", "rprivate", "rw"}})
 	}
 	return out
 }

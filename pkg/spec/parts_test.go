@@ -43,24 +43,6 @@ func TestCgroupsPath(t *testing.T) {
 	}
 }
 
-func TestSELinuxOptions(t *testing.T) {
-	got, err := SELinuxOptions(&runtimeapi.SELinuxOption{User: "system_u", Type: "svirt_t", Level: "s0-s15:c0.c1023,c5"})
-	if want := []string{"user:system_u", "type:svirt_t", "level:s0-s15:c0.c1023,c5"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v", got, err)
-	}
-	if got, err := SELinuxOptions(nil); got != nil || err != nil {
-		t.Errorf("none: %q, %v", got, err)
-	}
-	if l, err := InitLabels(nil, ""); err != nil || testNodeHasSELinux() != (l.Process != "") {
-		t.Errorf("labels %+v, %v", l, err)
-	}
-}
-
-func testNodeHasSELinux() bool {
-	_, err := os.Stat("/sys/fs/selinux/enforce")
-	return err == nil
-}
-
 func TestWithFeatures(t *testing.T) {
 	yes := true
 	full := &features.Features{OCIVersionMax: "1.3.0", MountOptions: []string{"ro", "rro"}, Linux: &features.Linux{MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}}}}

@@ -5,6 +5,8 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
@@ -12,37 +14,98 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// InitLabels returns a container's SELinux labels: by its options, else those of its pod (the process label of which is given,
-// empty for none yet), else fresh ones with an MCS level of their own. Levels are reserved in this process until ReleaseLabels;
-// after a restart of the daemon, ReserveLabels takes them back. Without SELinux all this does nothing and labels are empty.
-func InitLabels(o *runtimeapi.SELinuxOption, podProcessLabel string) (Labels, error) {
-	opts, err := SELinuxOptions(o)
+// Levels gives out SELinux labels and keeps account of their MCS levels, so that a fresh label never has the level of somebody
+// who lives: go-selinux reserves levels, but as a set, and two pods may well ask for the same one. Without SELinux all labels are
+// empty, and nothing is kept. Safe for concurrent use.
+type Levels struct {
+	init             func(options []string) (process, mount string, err error)
+	reserve, release func(label string)
+
+	mu    sync.Mutex
+	users map[string]int // by level
+}
+
+// NewLevels returns the account of this process. The kernel's and the policy's part is go-selinux's.
+func NewLevels() *Levels {
+	return &Levels{init: label.InitLabels, reserve: selinux.ReserveLabel, release: selinux.ReleaseLabel, users: map[string]int{}}
+}
+
+// Init makes labels: those of a container from its options over those of its pod, of a pod (whose pod argument is empty) from its
+// options over a fresh label with an MCS level of its own. Release gives them back.
+func (l *Levels) Init(o *runtimeapi.SELinuxOption, pod Labels) (Labels, error) {
+	opts, err := labelOptions(o, pod.Process)
 	if err != nil {
 		return Labels{}, err
 	}
-	if len(opts) == 0 && podProcessLabel != "" {
-		if opts, err = selinux.DupSecOpt(podProcessLabel); err != nil {
-			return Labels{}, fmt.Errorf("read the pod's SELinux label: %w", err)
-		}
-	}
-	process, mount, err := label.InitLabels(opts)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	process, mount, err := l.init(opts)
 	if err != nil {
 		return Labels{}, fmt.Errorf("make SELinux labels: %w", err)
+	}
+	if process != "" {
+		l.users[levelOf(process)]++ // init has reserved it
 	}
 	return Labels{Process: process, Mount: mount}, nil
 }
 
-// ReserveLabels keeps the level of labels that were made before a restart from being handed out again.
-func ReserveLabels(l Labels) { selinux.ReserveLabel(l.Process) }
+// Reserve takes labels back into account that were made before a restart of the daemon.
+func (l *Levels) Reserve(labels Labels) {
+	if labels.Process == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users[levelOf(labels.Process)]++
+	l.reserve(labels.Process)
+}
 
-// ReleaseLabels gives a level back. For labels that InitLabels took from the pod, that is the pod's to do.
-func ReleaseLabels(l Labels) { selinux.ReleaseLabel(l.Process) }
+// Release gives labels back. Their level is free once all who had it have done so.
+func (l *Levels) Release(labels Labels) {
+	if labels.Process == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	level := levelOf(labels.Process)
+	if l.users[level]--; l.users[level] > 0 {
+		return
+	}
+	delete(l.users, level)
+	l.release(labels.Process)
+}
 
-// Relabel makes the source of a mount accessible under a mount label, recursively, for Mount.selinux_relabel. A file system
-// that keeps no labels is left as it is.
-func Relabel(source, mountLabel string) error {
-	if err := label.Relabel(source, mountLabel, false); err != nil && !errors.Is(err, unix.ENOTSUP) {
-		return fmt.Errorf("relabel %s: %w", source, err)
+// levelOf is the level of a label; empty if it has none.
+func levelOf(label string) string {
+	c, err := selinux.NewContext(label)
+	if err != nil {
+		return ""
+	}
+	return c["level"]
+}
+
+// labelOptions lays a container's options over its pod's label: what the container leaves open is as in the pod, above all the
+// level, without which containers of one pod could not share files.
+func labelOptions(o *runtimeapi.SELinuxOption, podProcessLabel string) ([]string, error) {
+	own, err := SELinuxOptions(o)
+	if err != nil || podProcessLabel == "" {
+		return own, err
+	}
+	pod, err := selinux.DupSecOpt(podProcessLabel)
+	if err != nil {
+		return nil, fmt.Errorf("read the pod's SELinux label: %w", err)
+	}
+	return slices.Concat(pod, own), nil // InitLabels takes the last of two
+}
+
+// Relabel makes a file or directory accessible under a mount label, recursively: to this label's level alone, or, if shared, to
+// every container. A file system that keeps no labels is left as it is, and without SELinux everything is.
+func Relabel(path, mountLabel string, shared bool) error {
+	if err := label.Relabel(path, mountLabel, shared); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("relabel %s: %w", path, err)
 	}
 	return nil
 }
+
+// MountData adds a mount label to the data of a mount(2) that makes a file system.
+func MountData(data, mountLabel string) string { return label.FormatMountLabel(data, mountLabel) }

@@ -13,12 +13,11 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// maxImageVolumes bounds how many volumes an image may declare: each becomes a directory and a mount on the node.
+// maxImageVolumes bounds how many volumes an image may declare: each becomes a mount.
 const maxImageVolumes = 128
 
 // ImageVolumes returns the paths for which an image declares a volume (config.Volumes) and the container mounts nothing, sorted.
-// Whether such a path gets an empty directory of its own or none is the node's policy; in the first case the caller makes the
-// directories and passes them as Input.ImageVolumes. Pure.
+// What becomes of them is the node's policy. Pure.
 func ImageVolumes(image ocispec.ImageConfig, mounts []*runtimeapi.Mount) ([]string, error) {
 	var out []string
 	for v := range image.Volumes {
