@@ -5,6 +5,7 @@ package testregistry
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -179,3 +181,35 @@ func randomEntries(r *rand.Rand, dir string, size int) []Entry {
 	}
 	return entries
 }
+
+// WithConfig replaces the configuration of an image by any bytes, which need not be JSON.
+func WithConfig(img v1.Image, config []byte) (v1.Image, error) {
+	m, err := img.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	m = m.DeepCopy()
+	if m.Config.Digest, m.Config.Size, err = v1.SHA256(bytes.NewReader(config)); err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(m)
+	return withConfig{img, m, raw, config}, err
+}
+
+// withConfig is an image with another configuration.
+type withConfig struct {
+	v1.Image
+	manifest    *v1.Manifest
+	rawManifest []byte
+	config      []byte
+}
+
+func (i withConfig) RawConfigFile() ([]byte, error) { return i.config, nil }
+func (i withConfig) ConfigFile() (*v1.ConfigFile, error) {
+	return v1.ParseConfigFile(bytes.NewReader(i.config))
+}
+func (i withConfig) ConfigName() (v1.Hash, error)    { return i.manifest.Config.Digest, nil }
+func (i withConfig) Manifest() (*v1.Manifest, error) { return i.manifest, nil }
+func (i withConfig) RawManifest() ([]byte, error)    { return i.rawManifest, nil }
+func (i withConfig) Digest() (v1.Hash, error)        { return partial.Digest(i) }
+func (i withConfig) Size() (int64, error)            { return int64(len(i.rawManifest)), nil }

@@ -69,6 +69,9 @@ func busyboxFor(arch, version string) (v1.Image, error) {
 	}, layers...)
 }
 
+// BusyboxLayer is the layer that the busybox images are made of.
+func BusyboxLayer() (v1.Layer, error) { return busyboxLayer() }
+
 func busyboxLayer() (v1.Layer, error) {
 	binary, err := os.ReadFile(Busybox)
 	if err != nil {

@@ -109,6 +109,9 @@ func validPodConfig(c *runtimeapi.PodSandboxConfig) error {
 	); err != nil {
 		return err
 	}
+	if err := validDNS("config.dns_config", c.GetDnsConfig()); err != nil {
+		return err
+	}
 	for i, p := range c.GetPortMappings() {
 		if err := validPort(fmt.Sprintf("config.port_mappings[%d]", i), p); err != nil {
 			return err
@@ -124,6 +127,21 @@ func validPodConfig(c *runtimeapi.PodSandboxConfig) error {
 		}
 	}
 	return validSecurity("config.linux.security_context", sc.GetNamespaceOptions(), sc.GetSupplementalGroupsPolicy(), sc.GetSeccomp(), sc.GetApparmor())
+}
+
+// validDNS keeps each entry to its own line of resolv.conf.
+func validDNS(field string, d *runtimeapi.DNSConfig) error {
+	for _, list := range []struct {
+		name    string
+		entries []string
+	}{{"servers", d.GetServers()}, {"searches", d.GetSearches()}, {"options", d.GetOptions()}} {
+		for i, e := range list.entries {
+			if strings.ContainsAny(e, "\n\r\x00") {
+				return invalid(fmt.Sprintf("%s.%s[%d]", field, list.name, i), "%q contains a line break or a NUL byte", e)
+			}
+		}
+	}
+	return nil
 }
 
 func validPort(field string, p *runtimeapi.PortMapping) error {
