@@ -142,35 +142,3 @@ func TestUpdateResources(t *testing.T) {
 		t.Error("a stopped container was updated")
 	}
 }
-
-// TestOnlyThreeDescriptors: nothing of the daemon's or the runtime's leaks into a container or an exec (CVE-2024-21626).
-func TestOnlyThreeDescriptors(t *testing.T) {
-	n := testnode.Start(t, testnode.Options{NoNetwork: true})
-	ref := registry.Ref(t, "busybox:1")
-	n.Pull(ref)
-	pc := n.HostPodConfig()
-	pod := n.RunPod(pc)
-	// The shell itself, as ls would show the directory it has open.
-	cfg := n.ContainerConfig(ref, "sh", "-c", "echo /proc/$$/fd/*; exec sleep 1000")
-	ctr := n.Run(pod, pc, cfg)
-	want := func(got, pid string) bool {
-		return got == fmt.Sprintf("/proc/%[1]s/fd/0 /proc/%[1]s/fd/1 /proc/%[1]s/fd/2", pid)
-	}
-	n.Eventually("log", func() error {
-		l := n.ContainerLog(ctr)
-		if len(l) != 1 {
-			return fmt.Errorf("log %q", l)
-		}
-		// The glob itself opens the directory as the next number; that it is there is the shell's doing.
-		got := strings.TrimSuffix(strings.TrimPrefix(l[0], "stdout F "), " /proc/1/fd/3")
-		if !want(got, "1") {
-			return fmt.Errorf("descriptors %q", l[0])
-		}
-		return nil
-	})
-	out := run(n, ctr, "echo $$ /proc/$$/fd/*")
-	pid, got, _ := strings.Cut(out, " ")
-	if !want(strings.TrimSuffix(got, fmt.Sprintf(" /proc/%s/fd/3", pid)), pid) {
-		t.Errorf("descriptors of an exec: %q", out)
-	}
-}
