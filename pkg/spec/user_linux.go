@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/rootfsfile"
@@ -25,8 +26,10 @@ func LookupUser(rootfs string, c *runtimeapi.ContainerConfig, imageUser string) 
 	open := func(name string) func() (io.ReadCloser, error) {
 		return func() (io.ReadCloser, error) {
 			f, err := rootfsfile.Open(rootfs, name, userdb.MaxSize)
-			if errors.Is(err, rootfsfile.ErrNotRegular) || errors.Is(err, rootfsfile.ErrTooLarge) {
-				err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+			for _, theirs := range []error{rootfsfile.ErrNotRegular, rootfsfile.ErrTooLarge, unix.ELOOP, unix.ENOTDIR, unix.ENAMETOOLONG, unix.EXDEV} {
+				if errors.Is(err, theirs) {
+					return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+				}
 			}
 			return f, err
 		}

@@ -5,8 +5,10 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 
+	"github.com/containerd/containerd/v2/pkg/apparmor"
 	"github.com/containerd/containerd/v2/pkg/cap"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -88,16 +90,45 @@ var securityFeatures = []feature{
 			b.refused(codes.InvalidArgument, "localhost_ref")
 		}
 	}},
-	{"AppArmor and SELinux where there are none", func(b *bed) {
-		if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
-			b.sc().Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
-			b.refused(codes.FailedPrecondition, "apparmor")
+	{"AppArmor", func(b *bed) {
+		if !apparmor.HostSupports() {
+			for _, p := range []*runtimeapi.SecurityProfile{{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}, {ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "x"}} {
+				b.sc().Apparmor = p
+				b.refused(codes.FailedPrecondition, "apparmor")
+			}
+			return
 		}
+		const script = `cat /proc/self/attr/current; cat /sys/kernel/uevent_seqnum >/dev/null && echo sysfs; touch /tmp/denied$$`
+		for _, p := range []*runtimeapi.SecurityProfile{nil, {ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}} { // no profile means the default one
+			b.sc().Apparmor = p
+			b.says(script, "cri-embedcri.apparmor.d (enforce)", "sysfs")
+		}
+		b.sc().Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+		b.says("cat /proc/self/attr/current", "unconfined")
+		name := "embedcri-test-" + b.handler
+		profile := b.write("profile", "profile "+name+" flags=(attach_disconnected) { file, capability, signal, deny /tmp/denied* w, }\n", 0o600)
+		load := func(how string) {
+			if out, err := exec.Command("apparmor_parser", how, profile).CombinedOutput(); err != nil {
+				b.t.Fatalf("apparmor_parser: %v %s", err, out)
+			}
+		}
+		load("-Kr")
+		b.t.Cleanup(func() { load("-R") })
+		b.sc().Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: name}
+		b.says(`cat /proc/self/attr/current; touch /tmp/denied`, name+" (enforce)", "touch: /tmp/denied: Permission denied")
+		b.sc().ApparmorProfile = "localhost/" + name //nolint:staticcheck // deprecated, still part of the API
+		b.says(`cat /proc/self/attr/current`, name+" (enforce)")
+	}},
+	{"SELinux", func(b *bed) {
+		options := &runtimeapi.SELinuxOption{Type: "container_t", Level: "s0:c1,c2"}
+		// The kubelet passes a pod's seLinuxOptions on everywhere, and asks for relabelling too.
+		b.sc().SelinuxOptions = options
+		b.cfg.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: b.mkdir("v"), SelinuxRelabel: true}}
 		if _, err := os.Stat("/sys/fs/selinux/enforce"); err != nil {
-			// The kubelet passes a pod's seLinuxOptions on everywhere, and asks for relabelling too.
-			b.sc().SelinuxOptions = &runtimeapi.SELinuxOption{Type: "container_t", Level: "s0:c1,c2"}
-			b.cfg.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: b.mkdir("v"), SelinuxRelabel: true}}
 			b.says("touch /v/x && echo written", "written")
+		} else {
+			b.says(`tr -d '\0' < /proc/self/attr/current | cut -d: -f3-; echo; touch /v/x && echo written; stat -c %C /v /etc/hosts /bin /dev/shm | cut -d: -f3-`,
+				"container_t:s0:c1,c2", "written", "container_file_t:s0:c1,c2", "container_file_t:s0", "container_file_t:s0:c1,c2", "container_file_t:s0:c1,c2")
 		}
 		b.sc().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1 c2"}
 		b.refused(codes.InvalidArgument, "selinux_options.level")

@@ -91,7 +91,7 @@ func TestHostileImages(t *testing.T) {
 		{name: "passwd a directory", layer: []testregistry.Entry{testregistry.Whiteout("etc/passwd"), testregistry.Dir("etc/passwd", 0o755)}, change: byName,
 			code: codes.InvalidArgument, text: "/etc/passwd"},
 		// Links stay in the image, where there is no such file: nobody is found, least of all a user of the host's.
-		{name: "passwd a link to the host's", layer: []testregistry.Entry{header("etc/passwd", tar.TypeSymlink, "/etc/shadow")}, change: byName,
+		{name: "passwd a link to that of the host", layer: []testregistry.Entry{header("etc/passwd", tar.TypeSymlink, "/etc/shadow")}, change: byName,
 			code: codes.InvalidArgument, text: "run_as_username"},
 		{name: "passwd a link upwards", layer: []testregistry.Entry{header("etc/passwd", tar.TypeSymlink, "../../../../../../../etc/shadow")}, change: byName,
 			code: codes.InvalidArgument, text: "run_as_username"},
@@ -138,8 +138,8 @@ func TestHostileImages(t *testing.T) {
 	})
 	t.Run("100,000 variables", func(t *testing.T) {
 		n := &hostileNode{n.In(t), n.pc, n.pod}
-		// In the 2 MiB that execve(2) takes, and beyond them.
-		config := &v1.Config{Cmd: []string{"sh", "-c", "env | grep -c ^V"}, Env: variables("")}
+		// In the 2 MiB that execve(2) takes, and beyond them. No shell, which would sort them into a list.
+		config := &v1.Config{Cmd: []string{"env"}, Env: variables("")}
 		ref := n.image("hostile-env:1", config)
 		n.Pull(ref)
 		id, err := n.create(ref, nil)
@@ -149,8 +149,15 @@ func TestHostileImages(t *testing.T) {
 		if err := n.Runtime.StartContainer(n.Ctx(), id); err != nil {
 			t.Fatal(err)
 		}
-		if s := n.WaitExited(id); s.ExitCode != 0 || n.ContainerLog(id)[0] != "stdout F 100000" {
-			t.Errorf("code %d, %s, log %q", s.ExitCode, s.Message, n.ContainerLog(id))
+		s := n.WaitExited(id)
+		seen := 0
+		for _, l := range n.ContainerLog(id) {
+			if strings.HasPrefix(l, "stdout F V") {
+				seen++
+			}
+		}
+		if s.ExitCode != 0 || seen != 100_000 {
+			t.Errorf("code %d, %s; %d variables", s.ExitCode, s.Message, seen)
 		}
 		config.Env = variables("0123456789012345")
 		ref = n.image("hostile-env:2", config)
@@ -159,8 +166,7 @@ func TestHostileImages(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = n.Runtime.StartContainer(n.Ctx(), id)
-		s := n.Status(id)
-		if err == nil {
+		if s = n.Status(id); err == nil {
 			s = n.WaitExited(id)
 		}
 		if s.ExitCode == 0 || !strings.Contains(strings.ToLower(fmt.Sprint(err, s.Message, n.ContainerLog(id))), "argument list too long") {
