@@ -49,7 +49,7 @@ var decided = map[proto.Message]map[string]string{
 		"container_path":      "mounts[].destination (mounts.go)",
 		"host_path":           "mounts[].source (mounts_linux.go)",
 		"readonly":            "option ro (mounts.go)",
-		"selinux_relabel":     "not in the specification: Relabel (selinux_linux.go), by the caller",
+		"selinux_relabel":     "not in the specification: relabelVolumes in pkg/sandbox, by Relabel (selinux_linux.go)",
 		"propagation":         "options rprivate, rslave, rshared; linux.rootfsPropagation (mounts.go)",
 		"uidMappings":         "mounts[].uidMappings (mounts.go)",
 		"gidMappings":         "mounts[].gidMappings (mounts.go)",

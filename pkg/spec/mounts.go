@@ -164,16 +164,6 @@ func (b *builder) imageVolumes() []specs.Mount {
 	return out
 }
 
-// ownMount binds something that the daemon made on the host, as root, for its containers: in a pod with a user namespace it is
-// shifted, so that it belongs to root there.
-func (b *builder) ownMount(source, at, access string) specs.Mount {
-	m := specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", access}}
-	if userns := b.psc.GetNamespaceOptions().GetUsernsOptions(); b.in.Handler.IDMapMounts {
-		m.UIDMappings, m.GIDMappings = idMappings(userns.GetUids()), idMappings(userns.GetGids())
-	}
-	return m
-}
-
 // userMounts translates Container.mounts.
 func (b *builder) userMounts() ([]specs.Mount, error) {
 	var out []specs.Mount

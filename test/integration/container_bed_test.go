@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -188,15 +189,31 @@ func (b *bed) equal(who string, got, lines []string) {
 // spec returns the OCI specification that the container was made from.
 func (b *bed) spec(id string) *specs.Spec {
 	b.t.Helper()
+	return b.info(id).RuntimeSpec
+}
+
+// cgroup returns the container's cgroup, wherever the cgroup driver has put it.
+func (b *bed) cgroup(id string) *cgroup.Cgroup {
+	b.t.Helper()
+	return cgroup.FromOCI(b.info(id).Cgroup)
+}
+
+type containerInfo struct {
+	RuntimeSpec *specs.Spec
+	Cgroup      string
+}
+
+func (b *bed) info(id string) containerInfo {
+	b.t.Helper()
 	r, err := b.Runtime.ContainerStatus(b.Ctx(), id, true)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	var info struct{ RuntimeSpec *specs.Spec }
-	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.RuntimeSpec == nil {
-		b.t.Fatalf("runtimeSpec in %s: %v", r.Info, err)
+	var info containerInfo
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.RuntimeSpec == nil || info.Cgroup == "" {
+		b.t.Fatalf("runtimeSpec and cgroup in %s: %v", r.Info, err)
 	}
-	return info.RuntimeSpec
+	return info
 }
 
 // mkdir makes a directory below the bed's own and returns its path.

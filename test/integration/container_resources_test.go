@@ -19,7 +19,7 @@ import (
 // cgroupFile reads a control file of a container: v1 names are given by controller and file, v2 names alone.
 func (b *bed) cgroupFile(id, controller, v1, v2 string) string {
 	b.t.Helper()
-	cg, file := cgroup.FromOCI(filepath.Join(b.Parent, id)), v1
+	cg, file := b.cgroup(id), v1
 	if cgroup.Unified() {
 		file = v2
 	}
@@ -176,7 +176,7 @@ var taskFeatures = []feature{
 		b.pc.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_NODE
 		b.sc().NamespaceOptions.Pid = runtimeapi.NamespaceMode_NODE
 		id := b.says(`setsid sleep 1001 & setsid sh -c 'trap "" TERM; sleep 1002 & wait' & echo up`, "up")
-		cg := cgroup.FromOCI(filepath.Join(b.Parent, id))
+		cg := b.cgroup(id)
 		b.Eventually("all run: four of the container, three that the exec has left", func() error {
 			if pids, err := cg.Pids(); err != nil || len(pids) != 7 {
 				return fmt.Errorf("processes %v, %v", pids, err)
