@@ -128,6 +128,10 @@ var golden = []struct {
 		in.Handler.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288}}
 		in.Handler.PidsLimit = 4096
 	}},
+	{"rlimits_userns", func(in *Input) { // which this node may not set there
+		userns(in)
+		in.Handler.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 524288}}
+	}},
 	{"caps_add_drop", func(in *Input) {
 		sc(in).Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"NET_ADMIN", "cap_sys_time"}, DropCapabilities: []string{"MKNOD", "SYS_TIME"}}
 	}},

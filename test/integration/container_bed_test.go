@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/cgroup"
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -51,11 +52,19 @@ device_ownership = true
 pod_annotations = ["pod.example.com/*"]
 container_annotations = ["ctr.example.com/this"]
 `,
-		Config: fmt.Sprintf("[cdi]\nspec_dirs = [%q]\n", cdi),
+		// A third handler, of the same binary as the first.
+		Config: fmt.Sprintf(`[cdi]
+spec_dirs = [%q]
+[runtime.handlers.strict]
+path = %q
+unset_seccomp = "runtime/default"
+privileged_without_host_devices = true
+`, cdi, testenv.RuncPath(t)),
 	})
 	for _, image := range []string{"busybox:1", "busybox:2", "config:1"} {
 		n.Pull(registry.Ref(t, image))
 	}
+	t.Run("strict", func(t *testing.T) { handlerOptions(newBed(t, n, "strict", cdi)) })
 	for _, handler := range []string{"runc", "crun"} {
 		t.Run(handler, func(t *testing.T) {
 			for _, f := range slices.Concat(processFeatures, userFeatures, securityFeatures, mountFeatures, volumeFeatures, deviceFeatures, resourceFeatures, taskFeatures) {

@@ -174,3 +174,16 @@ var securityFeatures = []feature{
 			"sh: can't open /tmp/lc: Operation not permitted", "ls: /dev/kmsg: No such file or directory")
 	}},
 }
+
+// handlerOptions: a runtime handler has its own options, whatever those of another handler with the same binary are.
+func handlerOptions(b *bed) {
+	b.pc.Linux.SecurityContext.Privileged = true
+	b.pc.Annotations = map[string]string{"pod.example.com/a": "1"}
+	id := b.says("grep Seccomp: /proc/self/status; [ $(ulimit -Hn) = 1024 ] && echo limited; true", "Seccomp:\t2") // no profile is named
+	if a := b.spec(id).Annotations["pod.example.com/a"]; a != "" {
+		b.t.Errorf("annotation %q has passed", a)
+	}
+	b.sc().Privileged = true
+	b.says("grep -E 'CapEff|Seccomp:' /proc/self/status; ls /dev/kmsg; mknod /tmp/kmsg c 1 11 && (: < /tmp/kmsg); rm /tmp/kmsg",
+		"CapEff:\t"+capMask(b, "ALL"), "Seccomp:\t0", "ls: /dev/kmsg: No such file or directory", "sh: can't open /tmp/kmsg: Operation not permitted")
+}
