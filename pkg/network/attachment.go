@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -211,6 +212,11 @@ func (p Pod) capabilities() (Capabilities, error) {
 // parseRate reads a rate in bits per second, "10M". The bounds are Kubernetes's
 // (pkg/util/bandwidth): outside of 1k to 1P it is a slip.
 func parseRate(text string) (uint64, error) {
+	// A quantity may have any exponent, and 1e999999999 is computed digit by digit: minutes, and hundreds of MiB.
+	_, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	if len(text) > 32 || len(strings.TrimLeft(exponent, "+-0")) > 2 {
+		return 0, fmt.Errorf("%.40q is no rate: %w", text, errdefs.ErrInvalidArgument)
+	}
 	q, err := resource.ParseQuantity(text)
 	if err != nil {
 		return 0, fmt.Errorf("%q is no rate: %w", text, errdefs.ErrInvalidArgument)
