@@ -20,7 +20,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/cgroup"
-	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -266,13 +265,8 @@ func (bytesOnly) Unmarshal(b []byte, v any) error {
 
 // TestListLatency measures list calls on a node with many pods: at rest, while pods come and go, and while a runtime hangs.
 func TestListLatency(t *testing.T) {
-	dir := t.TempDir()
-	hang, slow := filepath.Join(dir, "hang"), filepath.Join(dir, "slow-runc")
-	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' start '*) while [ -e %s ]; do sleep 0.05; done;; esac\nexec %s \"$@\"\n", hang, testenv.RuncPath(t))
-	if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	n := testnode.Start(t, testnode.Options{Config: fmt.Sprintf("[runtime.handlers.slow]\npath = %q\n", slow)})
+	config, hang, release := hangingRuntime(t)
+	n := testnode.Start(t, testnode.Options{Config: config})
 	ref := registry.Ref(t, "busybox:1")
 	n.Pull(ref)
 	count := podCount(t)
@@ -391,15 +385,13 @@ func TestListLatency(t *testing.T) {
 	close(stop)
 	wg.Wait()
 
-	if err := touch(hang); err != nil {
-		t.Fatal(err)
-	}
+	hang()
 	started := make(chan error, 1)
 	go func() { _, _, err := runOne("slow"); started <- err }()
 	n.Eventually("the runtime hangs", func() error {
-		cs, err := n.Runtime.ListContainers(ctx, &runtimeapi.ContainerFilter{State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_CREATED}})
-		if err != nil || len(cs) != 1 {
-			return fmt.Errorf("%v, %v", cs, err)
+		ps, err := n.Runtime.ListPodSandbox(ctx, nil)
+		if err != nil || len(ps) != count+1 {
+			return fmt.Errorf("%d pods, %v", len(ps), err)
 		}
 		return nil
 	})
@@ -409,9 +401,7 @@ func TestListLatency(t *testing.T) {
 		t.Errorf("the runtime did not hang: %v", err)
 	default:
 	}
-	if err := os.Remove(hang); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := <-started; err != nil {
 		t.Errorf("after the hang: %v", err)
 	}
