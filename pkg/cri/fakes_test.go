@@ -28,11 +28,12 @@ import (
 // The fakes record what they were asked and answer what the test put into them.
 
 type fakePods struct {
-	pods     []*fakePod
-	handlers []sandbox.Handler
-	cond     sandbox.Conditions
-	run      func(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (pod, error)
-	events   chan podEvent
+	pods      []*fakePod
+	handlers  []sandbox.Handler
+	cond      sandbox.Conditions
+	run       func(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (pod, error)
+	events    chan podEvent
+	subscribe func() subscription // instead of events
 }
 
 func (f *fakePods) Run(ctx context.Context, c *runtimeapi.PodSandboxConfig, handler string) (pod, error) {
@@ -98,6 +99,9 @@ func (f *fakePods) PodStats(ids []string) map[string]sandbox.PodStats {
 }
 
 func (f *fakePods) Subscribe() subscription {
+	if f.subscribe != nil {
+		return f.subscribe()
+	}
 	return fakeSubscription(f.events)
 }
 

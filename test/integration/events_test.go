@@ -5,7 +5,9 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -118,13 +120,20 @@ func TestEventOrder(t *testing.T) {
 	pod := n.RunPod(pc)
 	want := []runtimeapi.ContainerEventType{evCreated, evStarted, evStopped, evDeleted}
 
-	const runs = 24
+	runs := 24
+	if v := os.Getenv("EMBEDCRI_EVENTS"); v != "" { // 10,000 for the figure that the project states: 4 for each container
+		events, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = events / 4
+	}
 	ids := make([]string, runs)
 	var wg sync.WaitGroup
 	for w := range 4 {
 		wg.Go(func() {
 			for i := w; i < runs; i += 4 {
-				cfg := n.ContainerConfig(ref, "sh", "-c", fmt.Sprintf("exit %d", i))
+				cfg := n.ContainerConfig(ref, "sh", "-c", fmt.Sprintf("exit %d", i%256))
 				cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
 				id, err := n.Runtime.CreateContainer(n.Ctx(), pod, cfg, pc)
 				if err == nil {
@@ -165,7 +174,7 @@ func TestEventOrder(t *testing.T) {
 				t.Errorf("%v", e)
 			}
 			k := slices.IndexFunc(e.ContainersStatuses, func(s *runtimeapi.ContainerStatus) bool { return s.Id == id })
-			if k < 0 || e.ContainersStatuses[k].State != runtimeapi.ContainerState_CONTAINER_EXITED || e.ContainersStatuses[k].ExitCode != int32(i) {
+			if k < 0 || e.ContainersStatuses[k].State != runtimeapi.ContainerState_CONTAINER_EXITED || e.ContainersStatuses[k].ExitCode != int32(i%256) {
 				t.Errorf("container %d: statuses %v", i, e.ContainersStatuses)
 			}
 		}
@@ -175,7 +184,8 @@ func TestEventOrder(t *testing.T) {
 	}
 }
 
-// TestEventLatency measures from the kernel's time of death to the event at a subscriber.
+// TestEventLatency measures from the kernel's time of death to the event at a subscriber: at rest, and while other containers are
+// made and removed one after the other.
 func TestEventLatency(t *testing.T) {
 	n := testnode.Start(t, testnode.Options{NoNetwork: true})
 	ref := registry.Ref(t, "busybox:1")
@@ -185,35 +195,61 @@ func TestEventLatency(t *testing.T) {
 	pc := n.HostPodConfig()
 	pod := n.RunPod(pc)
 	const runs = 30
-	var took, known []time.Duration
-	for range runs {
-		id := n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000"))
-		v, err := n.Runtime.ContainerStatus(n.Ctx(), id, true)
-		if err != nil {
-			t.Fatal(err)
+	measure := func(when string) {
+		t.Helper()
+		var took, known []time.Duration
+		for range runs {
+			e, died := killed(n, l, n.Run(pod, pc, n.ContainerConfig(ref, "sleep", "1000")))
+			took, known = append(took, e.at.Sub(died)), append(known, time.Unix(0, e.CreatedAt).Sub(died))
 		}
-		if err := unix.Kill(infoPid(t, v.Info), unix.SIGKILL); err != nil {
-			t.Fatal(err)
+		slices.Sort(took)
+		slices.Sort(known)
+		t.Logf("%s: from death to event: median %v, p95 %v, max %v; until it was known: median %v", when, took[runs/2], took[runs*95/100], took[runs-1], known[runs/2])
+		// The target, 2 ms and 10 ms, is for an idle machine; a test machine is not.
+		if took[runs/2] > 50*time.Millisecond {
+			t.Errorf("%s: median %v", when, took[runs/2])
 		}
-		n.Eventually("stopped event", func() error {
-			if l.find(id, evStopped) == nil {
-				return fmt.Errorf("none")
+	}
+	measure("at rest")
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	ctx := n.Ctx()
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
 			}
-			return nil
-		})
-		e, died := l.find(id, evStopped), time.Unix(0, n.Status(id).FinishedAt)
-		took, known = append(took, e.at.Sub(died)), append(known, time.Unix(0, e.CreatedAt).Sub(died))
-		if err := n.Runtime.RemoveContainer(n.Ctx(), id); err != nil {
-			t.Fatal(err)
+			if err := comeAndGo(ctx, n, ref, pod, pc); err != nil {
+				t.Errorf("come and go: %v", err)
+				return
+			}
 		}
+	})
+	measure("while others come and go")
+	close(stop)
+	wg.Wait()
+}
+
+// killed kills a container's process, waits for the event, and removes the container. died is the kernel's time.
+func killed(n *testnode.Node, l *listener, id string) (e *received, died time.Time) {
+	n.T.Helper()
+	if err := unix.Kill(statusPid(n.T, n, id), unix.SIGKILL); err != nil {
+		n.T.Fatal(err)
 	}
-	slices.Sort(took)
-	slices.Sort(known)
-	t.Logf("from death to event: median %v, p95 %v, max %v; until it was known: median %v", took[runs/2], took[runs*95/100], took[runs-1], known[runs/2])
-	// The target, 2 ms and 10 ms, is for an idle machine; a test machine is not.
-	if took[runs/2] > 50*time.Millisecond {
-		t.Errorf("median %v", took[runs/2])
+	n.Eventually("stopped event", func() error {
+		if e = l.find(id, evStopped); e == nil {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
+	died = time.Unix(0, n.Status(id).FinishedAt)
+	if err := n.Runtime.RemoveContainer(n.Ctx(), id); err != nil {
+		n.T.Fatal(err)
 	}
+	return e, died
 }
 
 // TestEventsOfDownTime: a container that ends while the daemon is dead is told to those who subscribe afterwards, one that lives

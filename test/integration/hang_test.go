@@ -139,21 +139,7 @@ func everyCall(n *testnode.Node, ref, pod string, pc *runtimeapi.PodSandboxConfi
 			_, _, err := rt.ExecSync(ctx, about()[0], []string{"true"}, time.Minute)
 			return err
 		}},
-		{"a container from create to rm", func(ctx context.Context) error {
-			cfg := n.ContainerConfig(ref, "sleep", "100000")
-			cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
-			id, err := rt.CreateContainer(ctx, pod, cfg, pc)
-			if err == nil {
-				err = rt.StartContainer(ctx, id)
-			}
-			if err == nil {
-				err = rt.StopContainer(ctx, id, 0)
-			}
-			if err == nil {
-				err = rt.RemoveContainer(ctx, id)
-			}
-			return err
-		}},
+		{"a container from create to rm", func(ctx context.Context) error { return comeAndGo(ctx, n, ref, pod, pc) }},
 		{"a pod from run to rm", func(ctx context.Context) error {
 			id, err := rt.RunPodSandbox(ctx, n.HostPodConfig(), "")
 			if err == nil {
@@ -165,6 +151,23 @@ func everyCall(n *testnode.Node, ref, pod string, pc *runtimeapi.PodSandboxConfi
 			return err
 		}},
 	}
+}
+
+// comeAndGo takes a container from its creation to its removal.
+func comeAndGo(ctx context.Context, n *testnode.Node, ref, pod string, pc *runtimeapi.PodSandboxConfig) error {
+	cfg := n.ContainerConfig(ref, "sleep", "100000")
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	id, err := n.Runtime.CreateContainer(ctx, pod, cfg, pc)
+	if err == nil {
+		err = n.Runtime.StartContainer(ctx, id)
+	}
+	if err == nil {
+		err = n.Runtime.StopContainer(ctx, id, 0)
+	}
+	if err == nil {
+		err = n.Runtime.RemoveContainer(ctx, id)
+	}
+	return err
 }
 
 // medians times each call, in rounds over all of them, and goes on until least is over.
