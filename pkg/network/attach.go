@@ -59,7 +59,7 @@ func (n *Network) add(ctx context.Context, a *Attachment, l *Link) error {
 	}
 	ctx, cancel := n.limit(ctx)
 	defer cancel()
-	if l.BuiltIn && n.filter() == nftables {
+	if l.Masquerade {
 		if err := n.masquerade.ensure(ctx, n.opts.Bridge); err != nil {
 			return fmt.Errorf("network %q: %w", l.Network, err)
 		}

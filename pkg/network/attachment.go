@@ -68,9 +68,8 @@ type Attachment struct {
 type Link struct {
 	Network string `json:"network"`
 	IfName  string `json:"ifName"`
-	// BuiltIn tells that it is the built-in network, which has work to do beyond that of its
-	// plug-ins.
-	BuiltIn bool `json:"builtIn,omitempty"`
+	// Masquerade tells that the built-in network's own table has to let the pod out of the node.
+	Masquerade bool `json:"masquerade,omitempty"`
 	// Conf is the network's configuration list, with all its plug-ins inside.
 	Conf json.RawMessage `json:"conf"`
 	// Result is what ADD returned, in CNI's current format; nil before.
@@ -161,10 +160,10 @@ func (n *Network) Plan(p Pod) (*Attachment, error) {
 			return nil, fmt.Errorf("plan network: %w", inNetwork(net.list.Name, err))
 		}
 		a.Links = append(a.Links, Link{
-			Network: net.list.Name,
-			IfName:  fmt.Sprintf("eth%d", i),
-			BuiltIn: net.file == "",
-			Conf:    json.RawMessage(net.list.Bytes),
+			Network:    net.list.Name,
+			IfName:     fmt.Sprintf("eth%d", i),
+			Masquerade: net.masquerade,
+			Conf:       json.RawMessage(net.list.Bytes),
 		})
 	}
 	return a, nil

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -139,14 +140,30 @@ func (b Bridge) list(f features) (*libcni.NetworkConfigList, error) {
 // features finds out what the built-in network can be made of here.
 func (n *Network) features() features {
 	_, err := n.exec.FindInPath("bandwidth", n.opts.BinDirs)
-	return features{filter: n.filter(), bandwidth: err == nil}
+	return features{filter: n.filter.name(), bandwidth: err == nil}
+}
+
+// filterProbe remembers what packetFilter found. Nothing is not remembered: the machine was too busy for an answer, or somebody
+// has yet to install a tool.
+type filterProbe struct {
+	mu    sync.Mutex
+	found string
+}
+
+func (p *filterProbe) name() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.found == "" {
+		p.found = packetFilter()
+	}
+	return p.found
 }
 
 // packetFilter picks the way of the plug-ins into netfilter that works here: nft where the tool and
 // the kernel can do what they ask for, for it is one transaction per pod and independent of
 // everybody's iptables lock; else iptables.
 func packetFilter() string {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	// --check goes through the kernel's verification and commits nothing. NAT chains in all the
 	// families that bridge and portmap use.

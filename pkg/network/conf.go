@@ -22,6 +22,8 @@ var errNotInitialized = fmt.Errorf("cni plugin not initialized: %w", errdefs.Err
 type netConf struct {
 	file string // where it is from; empty: the built-in network
 	list *libcni.NetworkConfigList
+	// masquerade tells that its pods get out by the built-in network's own table, not by a plug-in.
+	masquerade bool
 }
 
 // cannotMapPorts is about the built-in network alone. Any other may map ports without saying so:
@@ -79,7 +81,7 @@ func loadConf(dir string, most int) *confSet {
 			continue
 		}
 		seen[list.Name] = file
-		c.networks = append(c.networks, netConf{file, list})
+		c.networks = append(c.networks, netConf{file: file, list: list})
 	}
 	return c
 }

@@ -107,8 +107,8 @@ type Network struct {
 	recheck chan struct{}
 	health  health
 	podCIDR podCIDRs
-	// filter finds out, once, how the built-in network reaches netfilter.
-	filter func() string
+	// filter is how the built-in network reaches netfilter, once that is found out.
+	filter filterProbe
 	// masquerade is the built-in network's way out of the node, with nftables.
 	masquerade masquerade
 
@@ -131,7 +131,6 @@ func Open(ctx context.Context, o Options) (*Network, error) {
 		cni:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, exec),
 		slots:   make(chan struct{}, o.MaxParallel),
 		recheck: make(chan struct{}, 1),
-		filter:  sync.OnceValue(packetFilter),
 	}
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("network"))

@@ -19,10 +19,11 @@ func (n *Network) reload(ctx context.Context) {
 	// A broken file must not switch pods to another network without a word: the built-in one is for
 	// a node where nobody has configured anything.
 	if c.files == 0 && len(c.broken) == 0 && n.opts.Bridge.Enabled {
-		if list, err := n.opts.Bridge.list(n.features()); err != nil {
+		f := n.features()
+		if list, err := n.opts.Bridge.list(f); err != nil {
 			c.broken = append(c.broken, err)
 		} else {
-			c.networks = []netConf{{list: list}}
+			c.networks = []netConf{{list: list, masquerade: f.filter == nftables}}
 		}
 	}
 	old := n.conf.Swap(c)

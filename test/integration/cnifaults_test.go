@@ -29,9 +29,9 @@ type faultyNode struct {
 // faultyTimeout bounds a plug-in. A DEL by the real one has to make it on a busy machine.
 var faultyTimeout = testenv.Slow(3 * time.Second)
 
-func startFaultyNode(t *testing.T) *faultyNode {
+func startFaultyNode(t *testing.T, timeout time.Duration) *faultyNode {
 	t.Helper()
-	n := &faultyNode{t: t, Node: testnode.New(t, testnode.Options{OwnNet: true, Network: fmt.Sprintf("timeout = %q", faultyTimeout)})}
+	n := &faultyNode{t: t, Node: testnode.New(t, testnode.Options{OwnNet: true, Network: fmt.Sprintf("timeout = %q", timeout)})}
 	script := fmt.Sprintf("#!/bin/sh\nreal=%s/bridge\ndir=%s\n[ ! -e $dir/$CNI_COMMAND ] || . $dir/$CNI_COMMAND\nexec $real\n", testenv.CNIBin(t), n.Dir)
 	if err := os.WriteFile(filepath.Join(n.CNIBin, "faulty"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func says(t *testing.T, err error, parts ...string) {
 
 // TestFaultyAdd: whatever a plug-in does at ADD, the error says who and where, nothing is left, and the same call again succeeds.
 func TestFaultyAdd(t *testing.T) {
-	n := startFaultyNode(t)
+	n := startFaultyNode(t, faultyTimeout)
 	before := nodeState(n.Node)
 	for name, c := range map[string]struct{ script, says string }{
 		"fails":                  {`echo '{"cniVersion":"1.0.0","code":99,"msg":"no port is free"}'; exit 1`, "plug-in faulty: ADD: no port is free"},
@@ -145,7 +145,7 @@ func TestFaultyAdd(t *testing.T) {
 // TestFaultyDel: a stop fails as long as DEL does, with the pod's processes dead since the first one, and nothing is left in the
 // end; a restart of the daemon in between changes nothing.
 func TestFaultyDel(t *testing.T) {
-	n := startFaultyNode(t)
+	n := startFaultyNode(t, faultyTimeout)
 	ref := imageInside(t, n.Node, "busybox:1")
 	before := nodeState(n.Node)
 	pc := n.PodConfig()
@@ -184,7 +184,7 @@ func TestFaultyDel(t *testing.T) {
 // TestSlowAdd: a caller who gives up is told the stage, and the pod shows up as not ready. The call again joins the same operation,
 // whichever of many callers makes it.
 func TestSlowAdd(t *testing.T) {
-	n := startFaultyNode(t)
+	n := startFaultyNode(t, testenv.Slow(time.Minute))
 	gate := filepath.Join(n.Dir, "gate")
 	n.fault("ADD", `until [ -e $dir/gate ]; do sleep 0.02; done`)
 	pc := n.PodConfig()
@@ -231,7 +231,7 @@ func TestSlowAdd(t *testing.T) {
 
 // TestStopHalfMade: a pod that hangs in the making is stopped and removed without waiting for the plug-in.
 func TestStopHalfMade(t *testing.T) {
-	n := startFaultyNode(t)
+	n := startFaultyNode(t, faultyTimeout)
 	n.fault("ADD", `echo $$ > $dir/plugin.pid; $real > /dev/null; exec sleep 1000`)
 	before := nodeState(n.Node)
 	pc := n.PodConfig()
