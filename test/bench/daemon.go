@@ -95,6 +95,9 @@ func (d *daemon) launch() error {
 		_ = cmd.Wait()
 		close(exited)
 	}(d.cmd, d.exited)
+	if err := d.account(); err != nil {
+		return err
+	}
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		c, err := net.Dial("unix", d.socket)
 		if err == nil {

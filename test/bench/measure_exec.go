@@ -30,11 +30,14 @@ func measureExec(ctx context.Context, b *bed) error {
 				return err
 			}
 		}
-		began := time.Now()
+		cpu, began := p.cpu(), time.Now()
 		if err := p.execTrue(ctx, pods[p].container); err != nil {
 			return err
 		}
 		b.results.ms("exec", "ExecSync true", p.name, time.Since(began))
+		if p.command != nil {
+			b.results.add("cpu/exec", "CPU of the runtime for ExecSync true", "ms", p.name, p.cpu()-cpu)
+		}
 		return nil
 	})
 	if err != nil {

@@ -35,7 +35,7 @@ func measureStart(ctx context.Context, b *bed) error {
 }
 
 func (p *peer) lifeOfPod(ctx context.Context, network string) error {
-	r := p.bed.results
+	r, cpu := p.bed.results, p.cpu()
 	d, took, err := p.launch(ctx, network == "host", nil, payload...)
 	if err != nil {
 		return err
@@ -88,6 +88,9 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 		_, err := p.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: d.id})
 		return err
 	})
+	if err == nil && p.command != nil {
+		r.add("cpu/"+network, "CPU of the runtime for all of it, "+title, "ms", p.name, p.cpu()-cpu)
+	}
 	return err
 }
 
