@@ -52,12 +52,14 @@ var (
 	mPods         = desc("pods", "Pods by state.", "state")
 	mContainers   = desc("containers", "Containers by state.", "state")
 	mPodStages    = desc("pod_stage_duration_seconds", "What the stages of making pods took.", "stage")
+	mCtrStages    = desc("container_stage_duration_seconds", "What the stages of making containers took.", "stage")
+	mExecStages   = desc("exec_stage_duration_seconds", "What the stages of ExecSync took.", "stage")
 	mEvents       = desc("events_total", "Events of containers and pods.")
 	mEventsLost   = desc("events_dropped_total", "Events that a subscriber was too slow for.")
 	mSubscribers  = desc("event_subscribers", "Clients that listen to events.")
 	mCalls        = desc("cri_call_duration_seconds", "How long CRI calls took.", "method")
 	mCallErrors   = desc("cri_call_errors_total", "CRI calls that failed.", "method")
-	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mPodStages, mEvents, mEventsLost, mSubscribers, mCalls, mCallErrors}
+	everyMetric   = []*prometheus.Desc{mExits, mCompared, mDisagreed, mSlots, mCapacity, mFull, mKernelDrops, mKernelExits, mOOMKills, mLogDropped, mLogErrors, mCutClients, mStreams, mPulls, mDownloaded, mUnpacked, mPods, mContainers, mPodStages, mCtrStages, mExecStages, mEvents, mEventsLost, mSubscribers, mCalls, mCallErrors}
 	latencyBounds = cri.LatencyBounds()
 )
 
@@ -120,8 +122,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for s, n := range states {
 		gauge(mContainers, n, s)
 	}
-	for stage, t := range m.pods.StageTotals() {
-		ch <- prometheus.MustNewConstSummary(mPodStages, t.Count, t.Took.Seconds(), nil, stage)
+	for _, s := range []struct {
+		desc   *prometheus.Desc
+		totals map[string]sandbox.StageTotal
+	}{{mPodStages, m.pods.PodStages()}, {mCtrStages, m.pods.ContainerStages()}, {mExecStages, m.pods.ExecStages()}} {
+		for stage, t := range s.totals {
+			ch <- prometheus.MustNewConstSummary(s.desc, t.Count, t.Took.Seconds(), nil, stage)
+		}
 	}
 	e := m.pods.EventStats()
 	count(mEvents, e.Published)

@@ -171,6 +171,7 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 		return nil, err
 	}
 	at.enter("done")
+	m.ctrStages.add(at.log)
 	c := &Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New(), stages: at.log}
 	p.adopt(c)
 	m.events.created(c)

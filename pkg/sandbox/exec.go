@@ -32,6 +32,11 @@ func (c *Container) ExecSync(ctx context.Context, cmd []string, timeout time.Dur
 	if err != nil {
 		return ExecResult{}, err
 	}
+	stages := make([]Stage, len(r.Stages))
+	for i, st := range r.Stages {
+		stages[i] = Stage(st)
+	}
+	c.p.m.execStages.add(stages)
 	return ExecResult{Stdout: r.Stdout, Stderr: r.Stderr, Code: r.Exit.Code()}, nil
 }
 

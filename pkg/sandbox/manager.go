@@ -103,9 +103,9 @@ type Manager struct {
 	launches *launchLimit // of execs
 	levels   *spec.Levels // of SELinux
 
-	events *events
-	stats  *stats.Collector
-	stages stageTotals
+	events                           *events
+	stats                            *stats.Collector
+	podStages, ctrStages, execStages stageTotals
 
 	mu         sync.Mutex
 	pods       map[string]*Pod

@@ -125,7 +125,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	}
 	at.enter("done")
 	p.stages.Store(&at.log)
-	m.stages.add(at.log)
+	m.podStages.add(at.log)
 	m.events.podReady(p)
 	return p, nil
 }

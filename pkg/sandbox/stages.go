@@ -20,7 +20,7 @@ type StageTotal struct {
 	Took  time.Duration
 }
 
-// stageTotals adds up the stages of all pods. Their names are few: ours, and one for each plug-in and verb.
+// stageTotals adds up the stages of all pods, containers or execs. Their names are few: ours, and one for each plug-in and verb.
 type stageTotals struct {
 	mu     sync.Mutex
 	totals map[string]StageTotal
@@ -38,9 +38,17 @@ func (t *stageTotals) add(stages []Stage) {
 	}
 }
 
-// StageTotals returns, by stage, what making pods has taken since the daemon began.
-func (m *Manager) StageTotals() map[string]StageTotal {
-	m.stages.mu.Lock()
-	defer m.stages.mu.Unlock()
-	return maps.Clone(m.stages.totals)
+func (t *stageTotals) read() map[string]StageTotal {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.totals)
 }
+
+// PodStages returns, by stage, what making pods has taken since the daemon began.
+func (m *Manager) PodStages() map[string]StageTotal { return m.podStages.read() }
+
+// ContainerStages is the same for making containers.
+func (m *Manager) ContainerStages() map[string]StageTotal { return m.ctrStages.read() }
+
+// ExecStages is the same for commands that were run to their end (ExecSync).
+func (m *Manager) ExecStages() map[string]StageTotal { return m.execStages.read() }

@@ -32,6 +32,8 @@ type Exec struct {
 	watch Watch
 	done  chan struct{}
 	exit  Exit // once done is closed
+
+	stages []ExecStage // of the launch
 }
 
 // Exec starts process in the container. The ends of its streams are the caller's to close as soon as Exec has returned. The caller
@@ -49,7 +51,9 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 		return nil, err
 	}
 	e.key = key
+	took := laps{since: time.Now()}
 	e.group = t.newExecGroup(e.id)
+	took.end("sub-cgroup")
 	defer t.m.o.Reaper.Launch()() // its zombie is not to be reaped as an orphan before it is watched
 	pid, err := t.runtime.Exec(ctx, t.id, t.dir, runc.Exec{ID: e.id, Process: process, Stdio: io, Cgroups: e.group.args()})
 	if err != nil {
@@ -60,6 +64,7 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 		}
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
+	took.end("runtime exec")
 	e.pid = pid
 	if err := setOOMScoreAdj(pid, process.OOMScoreAdj); err != nil {
 		t.log().Error(err, "adjust exec's OOM score", "container", t.id)
@@ -70,7 +75,8 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 		t.dropGroup(e.group)
 		return nil, fmt.Errorf("exec in container %s: watch: %w", t.id, err)
 	}
-	e.watch = w
+	took.end("watch")
+	e.watch, e.stages = w, took.done
 	t.mu.Lock()
 	t.execs[e.id] = e
 	t.mu.Unlock()

@@ -23,6 +23,13 @@ const MaxOutput = 16 << 20
 type Result struct {
 	Stdout, Stderr []byte
 	Exit           Exit
+	Stages         []ExecStage // in their order
+}
+
+// ExecStage is how long one part of an ExecSync took.
+type ExecStage struct {
+	Name string
+	Took time.Duration
 }
 
 // ExecSync is a command that is run to its end.
@@ -51,10 +58,12 @@ func (l Launch) wait(ctx context.Context) (release func(), err error) {
 // api.proto): a node with much to do must not fail the probes of healthy containers. The kubelet's own deadline for the call is two
 // minutes later (cri-client, remote_runtime.go) and ends the waiting.
 func (t *Task) ExecSync(ctx context.Context, s ExecSync) (*Result, error) {
+	stages := laps{since: time.Now()}
 	release, err := s.Launch.wait(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, err)
 	}
+	stages.end("turn")
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("command has not ended within %v: %w", s.Timeout, context.DeadlineExceeded))
@@ -73,6 +82,7 @@ func (t *Task) ExecSync(ctx context.Context, s ExecSync) (*Result, error) {
 		return nil, err
 	}
 	defer e.Close()
+	stages.add(e.stages)
 	out.start()
 	errOut.start()
 	select {
@@ -83,10 +93,30 @@ func (t *Task) ExecSync(ctx context.Context, s ExecSync) (*Result, error) {
 	case <-t.m.closing:
 		return nil, fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, context.Canceled)
 	}
+	stages.end("command") // what is left of it: it runs already while it is being watched
 	deadline := time.Now().Add(s.Drain)
 	out.finish(deadline)
 	errOut.finish(deadline)
-	return &Result{Stdout: out.buf, Stderr: errOut.buf, Exit: e.Exit()}, nil
+	stages.end("output")
+	return &Result{Stdout: out.buf, Stderr: errOut.buf, Exit: e.Exit(), Stages: stages.done}, nil
+}
+
+// laps takes the times of stages that follow each other.
+type laps struct {
+	since time.Time
+	done  []ExecStage
+}
+
+// end says that a stage is over, and that the next one begins.
+func (l *laps) end(name string) {
+	now := time.Now()
+	l.done = append(l.done, ExecStage{Name: name, Took: now.Sub(l.since)})
+	l.since = now
+}
+
+// add takes over stages that somebody else has timed, up to now.
+func (l *laps) add(stages []ExecStage) {
+	l.done, l.since = append(l.done, stages...), time.Now()
 }
 
 // launch starts process, or gives up when ctx ends. The runtime cannot be told to give up; in a container that is frozen, or has no

@@ -46,8 +46,10 @@ bin_dirs = [%q]
 enabled = false
 [image]
 cert_dirs = [%q]
+[metrics]
+address = %q
 `, d.socket, filepath.Join(d.dir, "root"), filepath.Join(d.state, "state"), bpf, filepath.Join(b.tools, "runc"), crun, nets,
-		filepath.Join(b.tools, "cni"), certs), 0o600)
+		filepath.Join(b.tools, "cni"), certs, "unix:"+d.metrics()), 0o600)
 	if err != nil {
 		return nil, err
 	}

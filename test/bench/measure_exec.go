@@ -43,6 +43,19 @@ func measureExec(ctx context.Context, b *bed) error {
 	if err != nil {
 		return err
 	}
+	for _, p := range b.peers {
+		if p.name != "embedcri" {
+			continue
+		}
+		stages, err := p.execStages(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"turn", "sub-cgroup", "runtime exec", "watch", "command", "output"} {
+			t := stages[name]
+			b.results.add("stages/exec/"+name, "exec: "+name+" (mean)", "ms", p.name, 1e3*t.sum/t.count)
+		}
+	}
 	for p, d := range pods {
 		if err := p.removePod(ctx, d.id); err != nil {
 			return err
