@@ -67,7 +67,7 @@ demo: build tools ## A pod from pull to exit, with the daemon killed in between 
 
 test: setup tools build lint ## All tests, with all set-up
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/... ./test/bench
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -count=1 -v ./test/integration/... | hack/test-summary.sh
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 1 -count=1 -v ./test/integration/... ./test/crash/... | hack/test-summary.sh
 
 test-unit: ## The tests that need no root
 	$(GO) test ./cmd/... ./internal/... ./pkg/... ./test/bench
@@ -77,6 +77,17 @@ integration: tools build ## The tests that run a real daemon (RUN=regexp picks s
 
 churn: tools build ## 500 pods made and removed, 8 at a time, with impatient callers; nothing may be left
 	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_CHURN=500 $(GO) test -timeout 30m -count=1 -v ./test/integration -run TestPodChurn
+crash: tools build ## The whole crash table: the daemon dies or fails at each durable step (RUN=regexp picks some)
+	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_CRASH=all $(GO) test -timeout 20m -count=1 -v ./test/crash $(if $(RUN),-run '$(RUN)')
+
+storm: tools build ## Pods under load while the daemon is killed (FOR=duration, SEED=number repeats a run)
+	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_STORM=$(or $(FOR),3m) EMBEDCRI_SEED=$(SEED) $(GO) test -timeout 2h -count=1 -v ./test/crash -run 'TestStorm$$'
+
+race: tools ## All tests under the race detector, the daemon too (RUN=regexp picks some of those with a daemon)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/race/ ./cmd/...
+	CGO_ENABLED=1 $(GO) build -race -trimpath -o $(BIN)/race/ ./cmd/embedcri
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -race -timeout 30m -p 2 ./cmd/... ./internal/... ./pkg/...
+	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_BIN=$(abspath $(BIN))/race $(GO) test -race -timeout 60m -p 1 -count=1 -v ./test/integration ./test/crash $(if $(RUN),-run '$(RUN)') | hack/test-summary.sh
 
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
@@ -112,4 +123,4 @@ check: build tools ## Say what this machine has and lacks
 clean: ## Remove bin/
 	rm -rf $(BIN)
 
-.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn critest crictl-test conformance-docs kubelet-test test-vm lint install check clean
+.PHONY: help build setup tools peers bench bench-docs bpf bpf-check run demo test test-unit integration churn crash storm race critest crictl-test conformance-docs kubelet-test test-vm lint install check clean

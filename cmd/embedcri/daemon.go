@@ -18,6 +18,7 @@ import (
 
 	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/internal/namespace"
+	"github.com/embedcri/embedcri/internal/orphan"
 	"github.com/embedcri/embedcri/pkg/admin"
 	"github.com/embedcri/embedcri/pkg/config"
 	"github.com/embedcri/embedcri/pkg/cri"
@@ -33,6 +34,14 @@ import (
 
 // minProcs is how many goroutines may run at once, however few processors the machine has.
 const minProcs = 8
+
+const (
+	// orphanPatience is for how long programs of a killed daemon may go on before they are killed, too: an OCI runtime takes tens of
+	// milliseconds for what it does.
+	orphanPatience = 2 * time.Second
+	// stopMost is how long a daemon that is asked to end takes at most. Calls under way have 5 s of it (cri.Options.StopGrace).
+	stopMost = 15 * time.Second
+)
 
 // runDaemon builds everything, brings back what was there, and serves until ctx ends. Ending lets go of all containers: whether
 // it is this or SIGKILL makes no difference to them.
@@ -54,6 +63,14 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 	defer unlock()
+	if n, err := orphan.End(ctx, c.State, orphanPatience); err != nil {
+		return err
+	} else if n > 0 {
+		klog.Background().Info("waited for programs of a daemon that was killed", "programs", n, "took", time.Since(started).Round(time.Millisecond))
+	}
+	if err := orphan.Mark(c.State); err != nil {
+		return err
+	}
 
 	tracer, err := exitbpf.Open(exitbpf.Options{Dir: c.BPF, Capacity: c.Exit.Capacity, Require: c.Exit.Require})
 	if err != nil {
@@ -100,7 +117,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 	systemd := useSystemd(c)
-	runtimes, handlers, err := runtimes(c, systemd, node)
+	runtimes, handlers, err := runtimes(c, systemd, node, hub)
 	if err != nil {
 		return err
 	}
@@ -147,7 +164,10 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: images, Version: Version, CgroupDriver: driver,
 		Info: func() map[string]any {
-			return map[string]any{"config": c, "tracer": tracer.Stats(), "tracerMode": tracer.Mode().String()}
+			return map[string]any{
+				"config": c, "tracer": tracer.Stats(), "tracerMode": tracer.Mode().String(),
+				"pid": os.Getpid(), "goroutines": runtime.NumGoroutine(),
+			}
 		},
 		LayerDir:  c.ImageDir(),
 		Streaming: streaming,
@@ -175,6 +195,12 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	context.AfterFunc(ctx, func() {
+		// Whatever hangs, a plug-in or a disk: the next daemon deals with it, as after a kill.
+		time.AfterFunc(stopMost, func() {
+			klog.Background().Info("not everything could be let go of in time; leaving", "after", stopMost)
+			klog.Flush()
+			os.Exit(0)
+		})
 		pods.Quiesce() // before clients are cut off
 		stop()
 	})

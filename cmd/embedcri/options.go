@@ -15,6 +15,7 @@ import (
 	"github.com/embedcri/embedcri/pkg/config"
 	"github.com/embedcri/embedcri/pkg/cri"
 	"github.com/embedcri/embedcri/pkg/image"
+	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/network"
 	"github.com/embedcri/embedcri/pkg/sandbox"
 	"github.com/embedcri/embedcri/pkg/spec"
@@ -44,7 +45,7 @@ func networkOptions(c *config.Config) network.Options {
 }
 
 // runtimes makes the drivers of all handlers. A binary that is missing is an error now, not at the first pod.
-func runtimes(c *config.Config, systemd bool, node spec.Node) (map[string]task.Runtime, map[string]sandbox.Handler, error) {
+func runtimes(c *config.Config, systemd bool, node spec.Node, hub *ioattach.Hub) (map[string]task.Runtime, map[string]sandbox.Handler, error) {
 	drivers, handlers := map[string]task.Runtime{}, map[string]sandbox.Handler{}
 	for name, h := range c.Runtime.Handlers {
 		path, err := exec.LookPath(h.Path)
@@ -64,6 +65,7 @@ func runtimes(c *config.Config, systemd bool, node spec.Node) (map[string]task.R
 		}
 		drivers[name] = task.NewRuntime(task.RuntimeOptions{
 			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: sub, Timeout: time.Duration(c.Runtime.Timeout),
+			Keep: hub.Keep,
 		})
 		hs, err := handlerSpec(h, features, node)
 		if err != nil {
@@ -101,6 +103,11 @@ func streamingOptions(c *config.Config) (cri.StreamingOptions, error) {
 	return o, nil
 }
 
+const (
+	lockPatience = 3 * time.Second
+	lockPoll     = 2 * time.Millisecond
+)
+
 // lockDir takes an exclusive lock that the kernel drops when the process ends, however it ends.
 func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -110,11 +117,18 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("another daemon uses %s: %w", dir, err)
+	// A daemon that was killed holds it for as long as the kernel takes to take it apart, and so does a child of it that had yet to
+	// call execve(2).
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPoll) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("another daemon uses %s: %w", dir, err)
+		}
 	}
-	return func() { f.Close() }, nil
 }
 
 // withUmask runs f with the process' umask set to mask. Only for start-up: the umask is the whole process'.

@@ -15,11 +15,11 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/embedcri/embedcri/internal/boot"
 	"github.com/embedcri/embedcri/pkg/config"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/sandbox"
 	"github.com/embedcri/embedcri/pkg/store"
-	"github.com/embedcri/embedcri/pkg/task"
 )
 
 // stateCommand shows what the next start would find: the records on disk and the exits that the kernel keeps. It is for a node
@@ -35,11 +35,11 @@ func stateCommand(_ context.Context, c *config.Config, _ []string) error {
 	if err != nil {
 		return err
 	}
-	boot, err := task.BootID()
+	bootID, err := boot.ID()
 	if err != nil {
 		return err
 	}
-	pods, containers, err := sandbox.ReadRecords(records, boot)
+	pods, containers, err := sandbox.ReadRecords(records, bootID)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,9 @@ const module = "github.com/embedcri/embedcri/"
 // layers are the packages from the bottom up. A package may import those of lower layers, never its own or a higher one. Packages
 // below a listed one belong to it. internal packages are leaves: they import only each other, downwards by this list's order.
 var layers = [][]string{
-	{"internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/ctxlock", "internal/failpoint", "internal/mount",
-		"internal/namespace", "internal/pidfd", "internal/rootfsfile", "internal/testenv"},
+	{"internal/boot", "internal/failpoint"},
+	{"internal/atomicfile", "internal/cgroup", "internal/cleanup", "internal/ctxlock", "internal/mount",
+		"internal/namespace", "internal/orphan", "internal/pidfd", "internal/rootfsfile", "internal/testenv"},
 	{"internal/testregistry", "internal/testnode"},
 	{"pkg/exitbpf", "pkg/ioattach", "pkg/store", "pkg/config"},
 	{"pkg/task", "pkg/network", "pkg/image", "pkg/stats", "pkg/spec"},

@@ -20,6 +20,10 @@ const (
 	Power
 )
 
+// TempPattern matches (path.Match) the names of the files that Write makes beside the one it is about to replace. One that is older
+// than its process was left by a kill.
+const TempPattern = ".*.json.*"
+
 // Write replaces path by data with mode perm. The temporary file lies beside it, so that the rename stays within one file system
 // (rename(2) is atomic only there).
 func Write(path string, data []byte, perm os.FileMode, d Durability) (err error) {

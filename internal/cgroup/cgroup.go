@@ -92,6 +92,55 @@ func (c *Cgroup) Remove() error {
 	return err
 }
 
+// dirs returns its directories in all hierarchies that have it.
+func (c *Cgroup) dirs() []string {
+	if c.unified {
+		if exists(c.procDir()) {
+			return []string{c.procDir()}
+		}
+		return nil
+	}
+	hierarchies, err := os.ReadDir(Root)
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for _, h := range hierarchies {
+		if d := filepath.Join(Root, h.Name(), c.path); h.IsDir() && exists(d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+// Exists tells whether any hierarchy has it.
+func (c *Cgroup) Exists() bool { return len(c.dirs()) > 0 }
+
+// RemoveAll removes it, with all below it, from all hierarchies. EBUSY: there are processes in it, or zombies.
+func (c *Cgroup) RemoveAll() error {
+	for _, top := range c.dirs() {
+		var all []string
+		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				all = append(all, path)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for i := len(all) - 1; i >= 0; i-- { // the walk lists parents first
+			if err := unix.Rmdir(all[i]); err != nil && !errors.Is(err, unix.ENOENT) {
+				return &os.PathError{Op: "rmdir", Path: all[i], Err: err}
+			}
+		}
+	}
+	return nil
+}
+
 // Pids returns the processes of the cgroup and of all below it. A cgroup that does not exist has none.
 func (c *Cgroup) Pids() ([]int, error) {
 	var pids []int
@@ -185,6 +234,16 @@ func (c *Cgroup) Freeze() error { return c.setFrozen(true) }
 
 // Thaw lets them run on.
 func (c *Cgroup) Thaw() error { return c.setFrozen(false) }
+
+// Frozen tells whether it is frozen, or about to be. One that does not exist is not.
+func (c *Cgroup) Frozen() bool {
+	file, off := "freezer.state", "THAWED"
+	if c.unified {
+		file, off = "cgroup.freeze", "0"
+	}
+	b, err := os.ReadFile(filepath.Join(c.procDir(), file))
+	return err == nil && strings.TrimSpace(string(b)) != off
+}
 
 const (
 	freezeTries = 200

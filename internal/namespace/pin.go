@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // kind is one sort of namespace that a pod may have of its own. Its name is that of the file in
@@ -37,7 +39,7 @@ func (k kind) pin(source, dir string) error {
 		return fmt.Errorf("create pin: %w", err)
 	}
 	f.Close()
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+	if err := failpoint.NamespacePin.Do(func() error { return unix.Mount(source, target, "", unix.MS_BIND, "") }); err != nil {
 		return fmt.Errorf("pin %s namespace at %s: %w", k.name, target, err)
 	}
 	return nil

@@ -78,11 +78,15 @@ func CNIBin(t testing.TB) string {
 	return d
 }
 
-// Tool returns a program of the checkout's bin directory (built by make), or fails the test: what the project builds itself is
+// Tool returns a program of $EMBEDCRI_BIN or the checkout's bin directory (built by make), or fails the test: what the project builds itself is
 // never missing for a good reason.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
-	p := filepath.Join(Checkout(), "bin", name)
+	dir := os.Getenv("EMBEDCRI_BIN")
+	if dir == "" {
+		dir = filepath.Join(Checkout(), "bin")
+	}
+	p := filepath.Join(dir, name)
 	if _, err := os.Stat(p); err != nil {
 		t.Fatalf("%s is not built (make build): %v", name, err)
 	}

@@ -4,11 +4,14 @@ package testnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,6 +36,8 @@ type Options struct {
 	OwnNet        bool     // run the daemon in a network namespace of its own; see Node.NetNS
 	Verbosity     int      // of the daemon's log
 	KeepFailed    bool     // leave everything for inspection if the test fails
+	Root          string   // where images and records are, instead of a directory of the node's own
+	Runc          string   // the OCI runtime, instead of testenv's
 }
 
 // Node is a machine with embedcri as its runtime, as far as one daemon is concerned.
@@ -61,6 +66,7 @@ type Node struct {
 	nets   []string // network namespaces made for the node, by name
 	daemon *exec.Cmd
 	exited chan struct{} // closed when the daemon's process has been reaped
+	idle   load          // of the first daemon, before it had anything to do
 }
 
 var counter atomic.Int32
@@ -132,6 +138,13 @@ func (n *Node) toml(t testing.TB) string {
 	if !n.o.NoNetwork {
 		bins, network = testenv.CNIBin(t), "true"
 	}
+	runc, root := n.o.Runc, n.o.Root
+	if runc == "" {
+		runc = testenv.RuncPath(t)
+	}
+	if root == "" {
+		root = filepath.Join(n.Dir, "root")
+	}
 	crun := ""
 	if n.o.Crun {
 		crun = fmt.Sprintf("[runtime.handlers.crun]\npath = %q\n%s", testenv.CrunPath(t), n.o.HandlerConfig)
@@ -154,13 +167,24 @@ enabled = %s
 bridge = %q
 subnets = [%q, "fd00:%x::/64"]
 %s
-`, n.Socket, filepath.Join(n.Dir, "root"), n.State, n.BPF, testenv.RuncPath(t), n.o.HandlerConfig, crun, testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
+`, n.Socket, root, n.State, n.BPF, runc, n.o.HandlerConfig, crun, testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
 		n.o.Network, network, n.Bridge, n.Subnet,
 		os.Getpid()&0xffff, n.o.Config)
 }
 
-// Start runs the daemon and waits until it serves.
+// Start runs the daemon and waits until it serves and the node's clients are connected.
 func (n *Node) Start() {
+	n.T.Helper()
+	n.Launch()
+	n.dial(time.Now().Add(30 * time.Second))
+	if n.idle == (load{}) {
+		n.idle, _ = n.load(context.Background())
+	}
+}
+
+// Launch runs the daemon and waits until it serves. The node's own clients may take a while longer to be back: gRPC waits before
+// it tries again.
+func (n *Node) Launch() {
 	n.T.Helper()
 	log, err := os.OpenFile(n.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -179,14 +203,7 @@ func (n *Node) Start() {
 		_ = cmd.Wait()
 		close(exited)
 	}(n.exited)
-	n.dial()
-}
-
-// dial waits for the daemon to serve.
-func (n *Node) dial() {
-	n.T.Helper()
-	deadline := time.Now().Add(testenv.Slow(30 * time.Second))
-	for {
+	for deadline := time.Now().Add(testenv.Slow(30 * time.Second)); ; {
 		if c, err := net.Dial("unix", n.Socket); err == nil {
 			c.Close()
 			break
@@ -201,6 +218,11 @@ func (n *Node) dial() {
 		}
 		time.Sleep(2 * time.Millisecond) // poll to the deadline
 	}
+}
+
+// dial makes the node's clients, or waits until they have found the new daemon.
+func (n *Node) dial(deadline time.Time) {
+	n.T.Helper()
 	ctx := context.Background()
 	var err error
 	if n.Runtime == nil {
@@ -249,6 +271,61 @@ func (n *Node) end(sig unix.Signal) {
 	n.daemon = nil
 }
 
+// Died is closed when the daemon that was started last has ended, by whomever.
+func (n *Node) Died() <-chan struct{} { return n.exited }
+
+// Setenv adds to the environment of daemons that are started from now on.
+func (n *Node) Setenv(kv ...string) { n.o.Env = append(n.o.Env, kv...) }
+
+// PowerCycle takes away what a reboot takes away: processes, cgroups, mounts, pins, all that is in /run. There must be no daemon.
+func (n *Node) PowerCycle() {
+	n.T.Helper()
+	if n.daemon != nil {
+		n.T.Fatal("the daemon runs")
+	}
+	if k := n.Keeper(); k > 0 {
+		_ = unix.Kill(k, unix.SIGKILL)
+	}
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + n.Parent)
+	n.Eventually("cgroups are gone", func() error {
+		var errs []error
+		for _, top := range append(dirs, "/sys/fs/cgroup"+n.Parent) {
+			var all []string
+			_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					all = append(all, path)
+				}
+				return nil
+			})
+			for _, dir := range slices.Backward(all) {
+				procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+				for _, f := range strings.Fields(string(procs)) {
+					if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+						_ = unix.Kill(pid, unix.SIGKILL)
+					}
+				}
+				if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+					errs = append(errs, err)
+				}
+			}
+		}
+		return errors.Join(errs...)
+	})
+	for _, m := range slices.Backward(mountsBelow(n.State)) {
+		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil {
+			n.T.Fatalf("unmount %s: %v", m, err)
+		}
+	}
+	for _, dir := range []string{n.State, n.BPF} {
+		if err := removeTree(dir); err != nil {
+			n.T.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(n.State, 0o755); err != nil {
+		n.T.Fatal(err)
+	}
+}
+
 // Pid returns the daemon's pid.
 func (n *Node) Pid() int { return n.daemon.Process.Pid }
 
@@ -279,7 +356,15 @@ func (n *Node) remove() {
 		n.Start()
 	}
 	n.RemovePods()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := n.idleAgain(ctx); err != nil && !t.Failed() {
+		t.Errorf("the daemon has let go of everything, but %v", err)
+	}
 	n.Term()
+	if log, err := os.ReadFile(n.LogFile); err == nil && strings.Contains(string(log), "WARNING: DATA RACE") {
+		t.Errorf("the race detector has found something in the daemon:\n%s", log[strings.Index(string(log), "WARNING: DATA RACE"):])
+	}
 	var out []byte
 	if err := n.InNet(func() (err error) { out, err = n.Command("cleanup").CombinedOutput(); return err }); err != nil {
 		t.Errorf("cleanup: %v\n%s", err, out)

@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -40,7 +42,7 @@ func NewServer(pods *sandbox.Manager, images *image.Store) *Server {
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // goroutine, heap, block, …
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	s.http = &http.Server{Handler: caught(mux), ReadHeaderTimeout: 10 * time.Second}
 	return s
 }
 
@@ -52,6 +54,19 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// caught makes a panic in a call an answer, and leaves its stack in the log.
+func caught(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				klog.Background().Error(nil, "Panic in an admin call", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+				fail(w, fmt.Errorf("panic in %s: %v: %w", r.URL.Path, p, errdefs.ErrInternal))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // fail answers with err. Nothing may have been written before.

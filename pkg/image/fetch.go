@@ -15,6 +15,8 @@ import (
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // maxDocument is the largest index, manifest or image configuration that is accepted, in bytes. They
@@ -92,7 +94,7 @@ func (s *Store) fetchFrom(ctx context.Context, desc ocispec.Descriptor, src *sou
 	watch.rest() // opening the blob may have to wait for another pull's hand on it
 	defer watch.stop()
 	meter := &meteredFetcher{next: src.fetcher, watch: watch, layer: layer, store: s}
-	err = remotes.Fetch(watched, s.content, meter, desc)
+	err = failpoint.ImageBlob.Do(func() error { return remotes.Fetch(watched, s.content, meter, desc) })
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(watched), errStalled) {
 		err = fmt.Errorf("nothing received for %v: %w", s.options.ProgressTimeout.Round(time.Millisecond), errStalled)
 	}

@@ -21,6 +21,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 const (
@@ -117,12 +119,16 @@ func (s *Store) pullOnce(ctx context.Context, key pullKey, named reference.Named
 		}
 	}()
 
-	lease, err := s.leasePull(ctx, named.String())
+	var lease leases.Lease
+	err = failpoint.ImageLease.Do(func() (err error) {
+		lease, err = s.leasePull(ctx, named.String())
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	img, err := s.pullLeased(leases.WithLease(ctx, lease.ID), named, auth, state)
-	s.endPull(ctx, lease, named.String(), err)
+	_ = failpoint.ImageLeaseEnd.Do(func() error { s.endPull(ctx, lease, named.String(), err); return nil })
 	return img, err
 }
 
@@ -254,14 +260,16 @@ func (s *Store) publish(ctx context.Context, target ocispec.Descriptor, names []
 	if img.Platform.OS != "" && img.Platform.OS != "linux" {
 		return nil, fmt.Errorf("image is made for %s: %w", img.Platform.OS, errdefs.ErrInvalidArgument)
 	}
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		ctx := boltutil.WithTransaction(ctx, tx)
-		for _, name := range append(names, img.ID) {
-			if err := s.putRecord(ctx, images.Image{Name: name, Target: target, Labels: s.unsyncedLabel()}); err != nil {
-				return err
+	err = failpoint.ImageRecord.Do(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			ctx := boltutil.WithTransaction(ctx, tx)
+			for _, name := range append(names, img.ID) {
+				if err := s.putRecord(ctx, images.Image{Name: name, Target: target, Labels: s.unsyncedLabel()}); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("record image: %w", err)

@@ -215,15 +215,6 @@ func (s *Store) emptyTrash() {
 	}
 }
 
-// bootID names this boot of the kernel.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
 func newReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
 // platformName is the platform that images are chosen for, for messages.

@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // Remove removes the image that ref finds, with all its names, as the CRI asks for. It succeeds if there
@@ -23,7 +25,21 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
 	}
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	err = failpoint.ImageRemove.Do(func() error { return s.db.Update(s.deleteRecords(ctx, img)) })
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	if _, err := s.reload(ctx); err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	s.counters.removed.Add(1)
+	s.collectSoon()
+	return nil
+}
+
+// deleteRecords deletes all names that are still the image's.
+func (s *Store) deleteRecords(ctx context.Context, img *Image) func(*bolt.Tx) error {
+	return func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
 		for _, name := range img.recordNames {
 			record, err := s.images.Get(ctx, name)
@@ -41,14 +57,5 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
-	if _, err := s.reload(ctx); err != nil {
-		return fmt.Errorf("remove image %s: %w", ref, err)
-	}
-	s.counters.removed.Add(1)
-	s.collectSoon()
-	return nil
 }

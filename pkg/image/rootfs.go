@@ -18,6 +18,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // labelRoot on a snapshot keeps it from garbage collection for itself. It says what a lease would, in
@@ -57,7 +59,11 @@ func (s *Store) CreateRootfs(ctx context.Context, req RootfsRequest) error {
 	if err != nil {
 		return fmt.Errorf("create root file system %s: %w", req.ContainerID, err)
 	}
-	mounts, err := s.snapshots.Prepare(ctx, rootfsKey(req.ContainerID), img.chainID, snapshots.WithLabels(labels))
+	var mounts []mount.Mount
+	err = failpoint.RootfsSnapshot.Do(func() (err error) {
+		mounts, err = s.snapshots.Prepare(ctx, rootfsKey(req.ContainerID), img.chainID, snapshots.WithLabels(labels))
+		return err
+	})
 	existed := errdefs.IsAlreadyExists(err)
 	if existed {
 		mounts, err = s.snapshots.Mounts(ctx, rootfsKey(req.ContainerID))
@@ -125,7 +131,7 @@ func (s *Store) mountRootfs(mounts []mount.Mount, containerID, target string) er
 		// made, and is not to be mapped once more.
 		mounts = mount.RemoveIDMapOption(mounts)
 	}
-	if err := mount.All(s.withVolatile(mounts), target); err != nil {
+	if err := failpoint.RootfsMount.Do(func() error { return mount.All(s.withVolatile(mounts), target) }); err != nil {
 		return fmt.Errorf("mount root file system %s at %s: %w", containerID, target, err)
 	}
 	return nil
@@ -176,11 +182,11 @@ func mountpoint(path string) (bool, error) {
 // called after a crash at any point of CreateRootfs or of itself. Files go in the background.
 func (s *Store) RemoveRootfs(ctx context.Context, containerID, target string) error {
 	ctx = s.scoped(ctx)
-	if err := unmount(target); err != nil {
+	if err := failpoint.RootfsUnmount.Do(func() error { return unmount(target) }); err != nil {
 		return fmt.Errorf("remove root file system %s: %w", containerID, err)
 	}
 	s.usages.forget(containerID)
-	err := s.snapshots.Remove(ctx, rootfsKey(containerID))
+	err := failpoint.RootfsRemove.Do(func() error { return s.snapshots.Remove(ctx, rootfsKey(containerID)) })
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

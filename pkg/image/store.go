@@ -28,6 +28,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
 	"k8s.io/klog/v2"
+
+	"github.com/embedcri/embedcri/internal/boot"
 )
 
 // namespace is the containerd namespace that everything of this store lives in.
@@ -113,7 +115,7 @@ func Open(o Options) (_ *Store, err error) {
 			err = errors.Join(err, db.Close())
 		}
 	}()
-	if s.boot, err = bootID(); err != nil {
+	if s.boot, err = boot.ID(); err != nil {
 		return nil, err
 	}
 	if s.platform, err = platformMatcher(o.Platform); err != nil {

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // A layer is unpacked into the page cache; its record in the database is forced to disk. If the machine
@@ -60,7 +62,12 @@ func (s *Store) sync(ctx context.Context) error {
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("sync file system of %s: %w", s.snapshotDir, err)
 	}
-	return s.db.Update(func(tx *bolt.Tx) error {
+	return failpoint.ImageSynced.Do(func() error { return s.db.Update(s.unmark(ctx, records)) })
+}
+
+// unmark takes the label off records that have not changed meanwhile.
+func (s *Store) unmark(ctx context.Context, records []images.Image) func(*bolt.Tx) error {
+	return func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
 		for _, r := range records {
 			now, err := s.images.Get(ctx, r.Name)
@@ -73,7 +80,7 @@ func (s *Store) sync(ctx context.Context) error {
 			}
 		}
 		return nil
-	})
+	}
 }
 
 func (s *Store) unsynced(ctx context.Context) ([]images.Image, error) {

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // applier unpacks the layers of one image into snapshots. It takes the place of containerd's
@@ -78,7 +80,7 @@ func (a *applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []m
 	defer r.Close()
 	limited := &limitedReader{r: r, left: a.store.options.MaxImageSize}
 
-	if err := a.extract(ctx, limited, mounts); err != nil {
+	if err := failpoint.ImageUnpack.Do(func() error { return a.extract(ctx, limited, mounts) }); err != nil {
 		return none, err
 	}
 	// Tar ends at two empty blocks; the digest covers what follows them, too.

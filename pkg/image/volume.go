@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 const (
@@ -53,7 +55,11 @@ func (s *Store) MountImage(ctx context.Context, req VolumeRequest) error {
 		return fmt.Errorf("mount image %s at %s: %w", img.Name(), target, err)
 	}
 	labels[labelTarget] = target
-	mounts, err := s.snapshots.View(ctx, volumeKey(target), img.chainID, snapshots.WithLabels(labels))
+	var mounts []mount.Mount
+	err = failpoint.VolumeSnapshot.Do(func() (err error) {
+		mounts, err = s.snapshots.View(ctx, volumeKey(target), img.chainID, snapshots.WithLabels(labels))
+		return err
+	})
 	if errdefs.IsAlreadyExists(err) {
 		mounts, err = s.snapshots.Mounts(ctx, volumeKey(target))
 	}
@@ -70,7 +76,7 @@ func (s *Store) MountImage(ctx context.Context, req VolumeRequest) error {
 	if mounts, err = s.overlaid(mounts, img.chainID != "", len(req.UIDMap) > 0 || req.MountLabel != ""); err != nil {
 		return fmt.Errorf("mount image %s: %w", img.Name(), err)
 	}
-	if err := mount.All(withContext(mounts, req.MountLabel), target); err != nil {
+	if err := failpoint.VolumeMount.Do(func() error { return mount.All(withContext(mounts, req.MountLabel), target) }); err != nil {
 		return fmt.Errorf("mount image %s at %s: %w", img.Name(), target, err)
 	}
 	return nil
@@ -101,10 +107,10 @@ func (s *Store) overlaid(mounts []mount.Mount, layers, needed bool) ([]mount.Mou
 
 // UnmountImage takes back MountImage. It is idempotent.
 func (s *Store) UnmountImage(ctx context.Context, target string) error {
-	if err := unmount(target); err != nil {
+	if err := failpoint.VolumeUnmount.Do(func() error { return unmount(target) }); err != nil {
 		return fmt.Errorf("unmount image: %w", err)
 	}
-	err := s.snapshots.Remove(s.scoped(ctx), volumeKey(target))
+	err := failpoint.VolumeRemove.Do(func() error { return s.snapshots.Remove(s.scoped(ctx), volumeKey(target)) })
 	if errdefs.IsNotFound(err) {
 		return nil
 	}

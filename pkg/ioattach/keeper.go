@@ -82,6 +82,15 @@ func (h *Hub) holdAll(fds map[string]int) {
 	}
 }
 
+// Keep has the keeper hold fd under name until release is called, or LetGo by any daemon.
+func (h *Hub) Keep(name string, fd int) (release func()) {
+	h.hold(name, fd)
+	return func() { h.LetGo(name) }
+}
+
+// LetGo ends Keep. It does not wait; a name that is not held is fine.
+func (h *Hub) LetGo(name string) { h.letGo(name) }
+
 // forgetHeld must be called before a held descriptor is closed.
 func (h *Hub) forgetHeld(names ...string) {
 	h.heldMu.Lock()

@@ -19,6 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/ctxlock"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/spec"
 	"github.com/embedcri/embedcri/pkg/task"
@@ -56,8 +57,15 @@ func (c *Container) LogPath() string { return c.meta.LogPath }
 // CreatedAt is when the container was made.
 func (c *Container) CreatedAt() time.Time { return c.meta.CreatedAt }
 
-// Status returns what is known of the container's process. It never waits.
-func (c *Container) Status() task.Status { return c.task.Status() }
+// Status returns what is known of the container's process. It never waits. One whose identity is lost is unknown until it is over,
+// however well its process is known: nobody can tell what it was meant to be.
+func (c *Container) Status() task.Status {
+	s := c.task.Status()
+	if c.meta.Lost && s.Exit == nil {
+		s.State = task.Unknown
+	}
+	return s
+}
 
 // Mounts returns the mounts that were asked for; those of images with the id of the image.
 func (c *Container) Mounts() []*runtimeapi.Mount {
@@ -189,7 +197,7 @@ func (c *Container) Remove(ctx context.Context) error {
 	if err := c.task.Delete(ctx); err != nil {
 		return err
 	}
-	if err := c.p.m.ctrRecs.Delete(c.meta.ID); err != nil {
+	if err := failpoint.ContainerRecordGone.Do(func() error { return c.p.m.ctrRecs.Delete(c.meta.ID) }); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.meta.ID, err)
 	}
 	c.p.m.levels.Release(c.meta.Labels)
@@ -243,7 +251,7 @@ func (c *Container) ReopenLog(context.Context) error {
 	if st := c.Status(); st.State != task.Running || s == nil {
 		return fmt.Errorf("reopen log of container %s: it is %s, not running: %w", c.meta.ID, st.State, errdefs.ErrFailedPrecondition)
 	}
-	return s.ReopenLog()
+	return failpoint.LogReopen.Do(s.ReopenLog)
 }
 
 // Update changes the container's limits, whether it runs or has yet to be started. Nothing is changed if the runtime refuses.

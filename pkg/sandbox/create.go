@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
-	"github.com/embedcri/embedcri/internal/cleanup"
 	"github.com/embedcri/embedcri/internal/ctxlock"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/image"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/spec"
@@ -63,7 +64,24 @@ func (p *Pod) existingContainer(key string, d digest) (*Container, error) {
 	return c, nil
 }
 
-func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d digest, at *progress) (_ *Container, err error) {
+// create makes a container. If that fails all is taken back; if that fails too, it is tried again until it succeeds, and until then
+// the record stays.
+func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d digest, at *progress) (c *Container, err error) {
+	id := newID()
+	err = caught(func() (err error) {
+		c, err = p.createAs(ctx, id, config, d, at)
+		return err
+	})
+	if err != nil {
+		at.enter("taking back")
+		return nil, errors.Join(err, p.takeBack(id, p.meta.Handler))
+	}
+	return c, nil
+}
+
+// createAs makes the container's parts. The record comes first, so that neither an error nor a daemon's death from there on leaves
+// anything that nobody knows of.
+func (p *Pod) createAs(ctx context.Context, id string, config *runtimeapi.ContainerConfig, d digest, at *progress) (*Container, error) {
 	m := p.m
 	h, err := m.handler(p.meta.Handler)
 	if err != nil {
@@ -88,33 +106,30 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	if err != nil {
 		return nil, err
 	}
-	var undo cleanup.Stack
-	defer undo.OnError(&err)
-	undo.Add("SELinux labels", func() error { m.levels.Release(labels); return nil })
+	made := false
+	defer func() {
+		if !made {
+			m.levels.Release(labels)
+		}
+	}()
 	meta := containerIdentity{
-		ID: newID(), PodID: p.meta.ID, Handler: p.meta.Handler, CreatedAt: time.Now(),
+		ID: id, PodID: p.meta.ID, Handler: p.meta.Handler, CreatedAt: time.Now(),
 		ImageID: img.ID, ImageRef: imageRef(img), LogPath: logPath, Signal: int(sig), Labels: labels,
 		Config: message[*runtimeapi.ContainerConfig]{config},
 	}
-
-	// The record comes first, so that a daemon that dies from here on leaves nothing that nobody knows of.
 	at.enter("recording")
 	if err := m.ctrRecs.Create(meta.ID); err != nil {
 		return nil, err
 	}
-	undo.Add("record", func() error { return m.ctrRecs.Delete(meta.ID) })
-	if err := m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Process); err != nil {
+	err = failpoint.ContainerIdentity.Do(func() error { return m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Process) })
+	if err != nil {
 		return nil, err
 	}
 	at.enter("root file system")
 	rootfs := m.tasks.Rootfs(meta.ID)
-	undo.Add("bundle", func() error { return os.RemoveAll(m.tasks.Dir(meta.ID)) })
 	if err := os.MkdirAll(rootfs, 0o711); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
-	undo.Add("root file system", func() error {
-		return m.o.Images.RemoveRootfs(context.WithoutCancel(ctx), meta.ID, rootfs)
-	})
 	mappings, err := p.mappings()
 	if err != nil {
 		return nil, err
@@ -137,10 +152,10 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 		}
 	}
 	if len(meta.Volumes) > 0 {
-		if err := m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Process); err != nil {
+		err = failpoint.ContainerVolumes.Do(func() error { return m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Process) })
+		if err != nil {
 			return nil, err
 		}
-		undo.Add("image volumes", func() error { return m.unmountVolumes(context.WithoutCancel(ctx), meta) })
 	}
 	at.enter("specification")
 	ns, release, err := p.containerNamespaces(config.GetLinux().GetSecurityContext().GetNamespaceOptions())
@@ -162,7 +177,8 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 			return nil, fmt.Errorf("log_path: %w", err)
 		}
 	}
-	if err := m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Power); err != nil {
+	err = failpoint.ContainerComplete.Do(func() error { return m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Power) })
+	if err != nil {
 		return nil, err
 	}
 	at.enter("runtime create")
@@ -174,6 +190,7 @@ func (p *Pod) create(ctx context.Context, config *runtimeapi.ContainerConfig, d 
 	m.ctrStages.add(at.log)
 	c := &Container{p: p, meta: meta, digest: d, task: t, op: ctxlock.New(), stages: at.log}
 	p.adopt(c)
+	made = true
 	m.events.created(c)
 	return c, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +61,10 @@ func (j *joins[T]) do(ctx, base context.Context, key string, d digest, f func(co
 		op = &joined[T]{digest: d, stage: newProgress(), done: make(chan struct{})}
 		j.ops[key] = op
 		go func() {
-			op.value, op.err = f(base, op.stage)
+			op.err = caught(func() (err error) {
+				op.value, err = f(base, op.stage)
+				return err
+			})
 			j.mu.Lock()
 			delete(j.ops, key) // what comes of it is on record by now
 			abandoned := op.callers == 0
@@ -103,6 +107,18 @@ func (j *joins[T]) awaited(key string) bool {
 	defer j.mu.Unlock()
 	op, running := j.ops[key]
 	return running && op.callers > 0
+}
+
+// caught calls f and makes a panic an ErrInternal, with its stack in the log: a slip in one call, in whatever goroutine of it, is
+// not to take the node's other containers along.
+func caught(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			klog.Background().Error(nil, "Panic in an operation", "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v: %w", r, errdefs.ErrInternal)
+		}
+	}()
+	return f()
 }
 
 // progress is the stage that an operation is in, for those who wait and for the breakdown of what took how long.

@@ -33,6 +33,8 @@ type Images interface {
 	MountImage(ctx context.Context, r image.VolumeRequest) error
 	UnmountImage(ctx context.Context, target string) error
 	RootfsUsage(ctx context.Context, containerID string) (image.Usage, error)
+	Rootfses(ctx context.Context) ([]string, error) // ids of containers
+	Volumes(ctx context.Context) ([]string, error)  // targets
 }
 
 // Network is what pods need of CNI.
@@ -97,6 +99,9 @@ type Manager struct {
 	ctrRecs *store.Kind
 	base    context.Context // what operations run on: they outlive the call that began them
 	cancel  context.CancelFunc
+	wg      sync.WaitGroup // what recovery goes on with in the background
+
+	collected chan struct{} // closed when the network's garbage has been collected
 
 	podJoins joins[*Pod]
 	ctrJoins joins[*Container]
@@ -126,7 +131,7 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, podRecs: podRecs, ctrRecs: ctrRecs, launches: newLaunchLimit(max(8, 4*runtime.NumCPU())),
 		pods: map[string]*Pod{}, names: map[string]*Pod{}, containers: map[string]*Container{},
-		levels: spec.NewLevels(), events: newEvents(),
+		levels: spec.NewLevels(), events: newEvents(), collected: make(chan struct{}),
 	}
 	m.base, m.cancel = context.WithCancel(context.Background())
 	m.o.Tasks.Store, m.o.Tasks.OnChange = ctrRecs, m.events.onChange
@@ -150,6 +155,7 @@ func (m *Manager) Quiesce() {
 func (m *Manager) Close() {
 	m.Quiesce()
 	m.cancel()
+	m.wg.Wait()
 	m.tasks.Close()
 	m.stats.Close()
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
 	"github.com/embedcri/embedcri/internal/ctxlock"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/namespace"
 	"github.com/embedcri/embedcri/pkg/task"
 )
@@ -34,10 +35,12 @@ type Pod struct {
 	mu         sync.Mutex
 	containers map[string]*Container
 	names      map[string]*Container // by containerKey
-	creating   int                   // containers being created
+	creating   int                   // containers being created, or taken back
 	created    chan struct{}         // closed when creating falls to 0, if somebody waits
 	init       *task.Task            // pid 1 of a pod that shares its pid namespace
 	removed    bool
+
+	settling <-chan struct{} // set by recovery: closed when what it takes back of the pod is done; else nil
 }
 
 // PodStatus is what is known of a pod. It is a copy.
@@ -112,6 +115,31 @@ func (p *Pod) note(change func(*podState)) error {
 	return p.noteLocked(change)
 }
 
+// noteStep is note for a durable step.
+func (p *Pod) noteStep(s failpoint.Step, change func(*podState)) error {
+	return s.Do(func() error { return p.note(change) })
+}
+
+// noteUnmade is noteStep for what has been taken away. A disk that takes no record is no reason to stop taking away: what the old
+// record leads the next daemon to do again is idempotent.
+func (p *Pod) noteUnmade(s failpoint.Step, change func(*podState)) error {
+	return s.Do(func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.noteAnywayLocked(change)
+	})
+}
+
+func (p *Pod) noteAnywayLocked(change func(*podState)) error {
+	if err := p.noteLocked(change); err != nil {
+		p.m.log().Error(err, "pod state is not on record; going on without", "pod", p.meta.ID)
+		s := *p.state.Load()
+		change(&s)
+		p.state.Store(&s)
+	}
+	return nil
+}
+
 func (p *Pod) noteLocked(change func(*podState)) error {
 	s := *p.state.Load()
 	change(&s)
@@ -130,7 +158,11 @@ func (p *Pod) apply(e event) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.meta.ID, err)
 	}
-	return p.noteLocked(func(s *podState) { s.State = to })
+	change := func(s *podState) { s.State = to }
+	if e != evMade {
+		return p.noteAnywayLocked(change)
+	}
+	return p.noteLocked(change)
 }
 
 // beginCreate lets a container be created, if the pod is ready; the returned function ends that.
@@ -141,18 +173,27 @@ func (p *Pod) beginCreate() (end func(), err error) {
 		return nil, fmt.Errorf("pod %s is %s: %w", p.meta.ID, s, errdefs.ErrFailedPrecondition)
 	}
 	p.creating++
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.creating--
-		if p.creating == 0 && p.created != nil {
-			close(p.created)
-			p.created = nil
-		}
-	}, nil
+	return p.endCreate, nil
 }
 
-// waitCreated waits until no container is being created. The pod is not Ready any more, so no new one begins.
+func (p *Pod) endCreate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.creating--
+	if p.creating == 0 && p.created != nil {
+		close(p.created)
+		p.created = nil
+	}
+}
+
+// holdForDiscard keeps the pod from being stopped until endCreate, as something in it is being taken back.
+func (p *Pod) holdForDiscard() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.creating++
+}
+
+// waitCreated waits until no container is being created or taken back. The pod is not Ready any more, so no new one begins.
 func (p *Pod) waitCreated(ctx context.Context) error {
 	p.mu.Lock()
 	if p.creating == 0 {
@@ -168,7 +209,7 @@ func (p *Pod) waitCreated(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for a container that is being created: %w", context.Cause(ctx))
+		return fmt.Errorf("wait for a container that is being created or taken back: %w", context.Cause(ctx))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/mount"
 	"github.com/embedcri/embedcri/pkg/spec"
 )
@@ -61,7 +62,10 @@ func (p *Pod) makeFiles() error {
 		return err
 	}
 	opts := spec.MountData(fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", p.m.o.ShmSize, uid, gid), p.meta.Labels.Mount)
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts); err != nil {
+	err = failpoint.PodShm.Do(func() error {
+		return unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, opts)
+	})
+	if err != nil {
 		return fmt.Errorf("mount /dev/shm of the pod: %w", err)
 	}
 	return nil

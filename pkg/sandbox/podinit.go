@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/spec"
 	"github.com/embedcri/embedcri/pkg/task"
 )
@@ -23,7 +24,7 @@ import (
 //
 // It is a task like a container's, with the pod's id and no root file system but the program itself.
 func (p *Pod) startInit(ctx context.Context) error {
-	if err := p.note(func(s *podState) { s.Init = true }); err != nil {
+	if err := p.noteStep(failpoint.PodInit, func(s *podState) { s.Init = true }); err != nil {
 		return err
 	}
 	id := p.meta.ID
@@ -34,7 +35,8 @@ func (p *Pod) startInit(ctx context.Context) error {
 		ID: id, PodID: id, Handler: p.meta.Handler, CreatedAt: p.meta.CreatedAt, PodInit: true,
 		Config: message[*runtimeapi.ContainerConfig]{&runtimeapi.ContainerConfig{}},
 	}
-	if err := p.m.ctrRecs.Put(id, identityRecord, meta, atomicfile.Process); err != nil {
+	err := failpoint.PodInitRecord.Do(func() error { return p.m.ctrRecs.Put(id, identityRecord, meta, atomicfile.Process) })
+	if err != nil {
 		return err
 	}
 	// It goes with the pod's files. crun wants a /dev even where nothing is mounted there.
@@ -130,6 +132,8 @@ func (p *Pod) removeInit(ctx context.Context) error {
 		if err := t.Delete(ctx); err != nil {
 			return err
 		}
+	} else if err := p.m.discardTask(ctx, p.meta.ID, p.meta.Handler); err != nil { // it never came to be
+		return err
 	}
 	if err := p.m.ctrRecs.Delete(p.meta.ID); err != nil {
 		return err
@@ -137,5 +141,5 @@ func (p *Pod) removeInit(ctx context.Context) error {
 	p.mu.Lock()
 	p.init = nil
 	p.mu.Unlock()
-	return p.note(func(s *podState) { s.Init = false })
+	return p.noteUnmade(failpoint.PodInitGone, func(s *podState) { s.Init = false })
 }

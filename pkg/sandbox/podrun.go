@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/namespace"
 	"github.com/embedcri/embedcri/pkg/network"
 	"github.com/embedcri/embedcri/pkg/spec"
@@ -33,6 +34,10 @@ func (m *Manager) Run(ctx context.Context, c *runtimeapi.PodSandboxConfig, handl
 	}
 	key := podKey(c.GetMetadata())
 	return m.podJoins.do(ctx, m.base, key, d, func(ctx context.Context, at *progress) (*Pod, error) {
+		at.enter("waiting for what an earlier daemon had begun to be taken back")
+		if err := m.awaitSettled(ctx, key); err != nil {
+			return nil, err
+		}
 		if p, err := m.existing(key, d); p != nil || err != nil {
 			return p, err
 		}
@@ -97,10 +102,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	if err := m.podRecs.Create(meta.ID); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(
-		m.podRecs.Put(meta.ID, identityRecord, meta, atomicfile.Power),
-		p.note(func(s *podState) { *s = podState{State: Creating, BootID: m.tasks.BootID()} }),
-	); err != nil {
+	if err := caught(p.record); err != nil {
 		return nil, errors.Join(err, m.podRecs.Delete(meta.ID))
 	}
 	recorded = true
@@ -111,7 +113,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	m.pods[meta.ID], m.names[key] = p, p
 	m.mu.Unlock()
 
-	if err := p.make(making, at); err != nil {
+	if err := caught(func() error { return p.make(making, at) }); err != nil {
 		if errors.Is(context.Cause(making), errStopped) {
 			err = fmt.Errorf("%w (%v)", errStopped, err)
 		}
@@ -133,10 +135,20 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 // errStopped ends the making of a pod that somebody stops or removes meanwhile.
 var errStopped = fmt.Errorf("it was stopped while it was being made: %w", errdefs.ErrAborted)
 
+func (p *Pod) record() error {
+	err := failpoint.PodIdentity.Do(func() error {
+		return p.m.podRecs.Put(p.meta.ID, identityRecord, p.meta, atomicfile.Power)
+	})
+	if err != nil {
+		return err
+	}
+	return p.noteStep(failpoint.PodCreating, func(s *podState) { *s = podState{State: Creating, BootID: p.m.tasks.BootID()} })
+}
+
 // make makes the pod's parts. Each is recorded before it is made.
 func (p *Pod) make(ctx context.Context, at *progress) error {
 	at.enter("files")
-	if err := p.note(func(s *podState) { s.Files = true }); err != nil {
+	if err := p.noteStep(failpoint.PodFiles, func(s *podState) { s.Files = true }); err != nil {
 		return err
 	}
 	if err := p.makeFiles(); err != nil {
@@ -153,7 +165,7 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 		}
 	}
 	at.enter("hosts")
-	if err := p.writeHosts(); err != nil {
+	if err := failpoint.PodHosts.Do(p.writeHosts); err != nil {
 		return err
 	}
 	if p.sharesPID() || p.m.o.EveryPodInit {
@@ -162,7 +174,7 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 			return err
 		}
 	}
-	return p.apply(evMade)
+	return failpoint.PodReady.Do(func() error { return p.apply(evMade) })
 }
 
 func (p *Pod) makeNamespaces() error {
@@ -182,14 +194,18 @@ func (p *Pod) makeNamespaces() error {
 		maps.Copy(s.Sysctls, p.m.o.Sysctls)
 	}
 	maps.Copy(s.Sysctls, p.Config().GetLinux().GetSysctls())
-	if err := p.note(func(s *podState) { s.Pins = true }); err != nil {
+	if err := p.noteStep(failpoint.PodPins, func(s *podState) { s.Pins = true }); err != nil {
 		return err
 	}
-	paths, err := namespace.Create(p.pinDir(), s)
+	var paths namespace.Paths
+	err = failpoint.PodNamespaces.Do(func() (err error) {
+		paths, err = namespace.Create(p.pinDir(), s)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return p.note(func(s *podState) { s.Namespaces = paths })
+	return p.noteStep(failpoint.PodPaths, func(s *podState) { s.Namespaces = paths })
 }
 
 // mappings are those of the pod's user namespace; empty with the node's.
@@ -226,14 +242,17 @@ func (p *Pod) attach(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.note(func(s *podState) { s.Attachment = a }); err != nil {
+	if err := p.noteStep(failpoint.PodPlan, func(s *podState) { s.Attachment = a }); err != nil {
+		return err
+	}
+	if err := p.m.networksCollected(ctx); err != nil {
 		return err
 	}
 	done := *a // the one on record is read by others, and not to be written to
-	if err := p.m.o.Network.Attach(ctx, &done); err != nil {
+	if err := failpoint.PodAttach.Do(func() error { return p.m.o.Network.Attach(ctx, &done) }); err != nil {
 		return err
 	}
-	if err := p.note(func(s *podState) { s.Attachment = &done }); err != nil {
+	if err := p.noteStep(failpoint.PodAttached, func(s *podState) { s.Attachment = &done }); err != nil {
 		return err
 	}
 	// Those that a new interface brings with it: its conf tree appeared with it.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/namespace"
 )
 
@@ -41,13 +42,13 @@ func (p *Pod) stopLocked(ctx context.Context) error {
 	if s := p.state.Load().State; s == NotReady || s == Removing {
 		return nil
 	}
-	if err := p.apply(evStop); err != nil {
+	if err := failpoint.PodStopping.Do(func() error { return p.apply(evStop) }); err != nil {
 		return err
 	}
 	if err := p.stop(ctx); err != nil {
 		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)
 	}
-	if err := p.apply(evStopped); err != nil {
+	if err := failpoint.PodStopped.Do(func() error { return p.apply(evStopped) }); err != nil {
 		return err
 	}
 	p.m.events.podStopped(p)
@@ -69,18 +70,19 @@ func (p *Pod) stop(ctx context.Context) error {
 	defer cancel()
 	s := p.state.Load()
 	if s.Attachment != nil {
-		if err := p.m.o.Network.Detach(ctx, s.Attachment); err != nil {
+		if err := failpoint.PodDetach.Do(func() error { return p.m.o.Network.Detach(ctx, s.Attachment) }); err != nil {
 			return err
 		}
-		if err := p.note(func(s *podState) { s.Attachment = nil }); err != nil {
+		if err := p.noteUnmade(failpoint.PodDetached, func(s *podState) { s.Attachment = nil }); err != nil {
 			return err
 		}
 	}
 	if s.Pins {
-		if err := namespace.Delete(p.pinDir()); err != nil {
+		if err := failpoint.PodUnpin.Do(func() error { return namespace.Delete(p.pinDir()) }); err != nil {
 			return err
 		}
-		if err := p.note(func(s *podState) { s.Pins, s.Namespaces = false, namespace.Paths{} }); err != nil {
+		err := p.noteUnmade(failpoint.PodUnpinned, func(s *podState) { s.Pins, s.Namespaces = false, namespace.Paths{} })
+		if err != nil {
 			return err
 		}
 		p.m.stats.Forget(p.meta.ID)
@@ -119,7 +121,7 @@ func (p *Pod) removeLocked(ctx context.Context) error {
 	if err := p.stopLocked(ctx); err != nil {
 		return err
 	}
-	if err := p.apply(evRemove); err != nil {
+	if err := failpoint.PodRemoving.Do(func() error { return p.apply(evRemove) }); err != nil {
 		return err
 	}
 	for _, c := range p.Containers() {
@@ -130,10 +132,10 @@ func (p *Pod) removeLocked(ctx context.Context) error {
 	if err := p.removeInit(ctx); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
-	if err := p.removeFiles(); err != nil {
+	if err := failpoint.PodFilesRemove.Do(p.removeFiles); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
-	if err := p.m.podRecs.Delete(p.meta.ID); err != nil {
+	if err := failpoint.PodRecordGone.Do(func() error { return p.m.podRecs.Delete(p.meta.ID) }); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
 	p.m.levels.Release(p.meta.Labels)

@@ -62,6 +62,7 @@ type containerIdentity struct {
 	Streams   ioattach.Options                     `json:"streams"`
 	Signal    int                                  `json:"signal"` // that asks it to stop
 	PodInit   bool                                 `json:"podInit,omitempty"`
+	Lost      bool                                 `json:"-"`                   // the record is damaged; the rest is made up
 	Volumes   []string                             `json:"volumes,omitempty"`   // where images are mounted as volumes
 	VolumeIDs []string                             `json:"volumeIDs,omitempty"` // the ids of these images
 	Config    message[*runtimeapi.ContainerConfig] `json:"config"`

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,9 +17,10 @@ import (
 	"github.com/embedcri/embedcri/pkg/task"
 )
 
-// Recover brings back what previous daemons have made. It has to be called once, before the first other call. What was being made
-// when the daemon died is unmade; what was being unmade goes on when the kubelet asks again. A record that cannot be read costs
-// its pod or container, not the node: it is kept, and shown as unknown.
+// Recover brings back what previous daemons have made. It has to be called once, before the first other call. When it returns,
+// lists and states are right; what takes programs to be run is under way in the background, and calls that it concerns wait for
+// it: what was being made when the daemon died is unmade, what was being unmade goes on. A record that cannot be read costs its pod
+// or container, not the node: it is kept, and shown as unknown.
 func (m *Manager) Recover(ctx context.Context) error {
 	if err := m.recoverPods(); err != nil {
 		return err
@@ -29,33 +29,42 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return err
 	}
 	m.endLeftovers()
-	m.settlePods(ctx)
+	m.settlePods()
 	m.events.recovered()
-	m.collectNetworks(ctx)
+	m.wg.Go(m.collectNetworks)
+	m.wg.Go(m.reconcile)
 	return nil
 }
 
 // endLeftovers hands all tasks to the task manager, which ends what is nobody's.
 func (m *Manager) endLeftovers() {
+	m.tasks.EndLeftovers(m.allTasks())
+}
+
+// allTasks returns the tasks of all containers and of the pods' own inits.
+func (m *Manager) allTasks() []*task.Task {
 	var tasks []*task.Task
 	for _, c := range m.Containers() {
 		tasks = append(tasks, c.task)
 	}
 	for _, p := range m.Pods() {
+		p.mu.Lock()
 		if p.init != nil {
 			tasks = append(tasks, p.init)
 		}
+		p.mu.Unlock()
 	}
-	m.tasks.EndLeftovers(tasks)
+	return tasks
 }
 
-// gcTimeout bounds the collection of networks, which the daemon's start waits for.
+// gcTimeout bounds the collection of networks, which the first new pod waits for.
 const gcTimeout = 10 * time.Second
 
-// collectNetworks has CNI free what no pod holds any more, such as addresses of pods whose records were lost. It has to be done
-// before the first new pod, which it would not know of. What fails is tried again at the next start.
-func (m *Manager) collectNetworks(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, gcTimeout)
+// collectNetworks has CNI free what no pod holds any more, such as addresses of pods whose records were lost. New pods, which it
+// would not know of, are attached after it. What fails is tried again at the next start.
+func (m *Manager) collectNetworks() {
+	defer close(m.collected)
+	ctx, cancel := context.WithTimeout(m.base, gcTimeout)
 	defer cancel()
 	var valid []*network.Attachment
 	for _, p := range m.Pods() {
@@ -63,8 +72,18 @@ func (m *Manager) collectNetworks(ctx context.Context) {
 			valid = append(valid, a)
 		}
 	}
-	if err := m.o.Network.GC(ctx, valid); err != nil {
+	if err := m.o.Network.GC(ctx, valid); err != nil && m.base.Err() == nil {
 		m.log().Error(err, "collect garbage of the network")
+	}
+}
+
+// networksCollected waits until collectNetworks is through.
+func (m *Manager) networksCollected(ctx context.Context) error {
+	select {
+	case <-m.collected:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the network's garbage to be collected: %w", context.Cause(ctx))
 	}
 }
 
@@ -74,40 +93,42 @@ func (m *Manager) recoverPods() error {
 		return err
 	}
 	for _, id := range ids {
+		var s podState
+		stateErr := m.podRecs.Get(id, stateRecord, &s)
 		var meta podIdentity
-		err := m.podRecs.Get(id, identityRecord, &meta)
-		if errdefs.IsNotFound(err) {
-			// Identity is durable before anything is made, so without it nothing was.
+		switch err := m.podRecs.Get(id, identityRecord, &meta); {
+		case errdefs.IsNotFound(err) && errdefs.IsNotFound(stateErr):
+			// Identity is on record before anything is made, so nothing was.
 			if err := m.podRecs.Delete(id); err != nil {
-				return err
+				m.log().Error(err, "pod that was never recorded stays until the next start", "pod", id)
 			}
 			continue
-		}
-		if err != nil {
-			m.log().Error(err, "pod record cannot be read; left where it is", "pod", id)
-			continue
+		case err != nil:
+			m.setAside(m.podRecs, id, identityRecord, err)
+			meta = m.lostPodIdentity(id, s)
+			s.Message = err.Error()
 		}
 		p, err := m.newPod(meta)
 		if err != nil {
 			return err
 		}
-		var s podState
-		err = m.podRecs.Get(id, stateRecord, &s)
 		switch {
-		case errdefs.IsNotFound(err):
+		case errdefs.IsNotFound(stateErr):
 			// The daemon died before it was written, and nothing had been made; or the power went before it was on the disk, and
 			// with it all but what CNI has on record, which is collected. Either way there is nothing to go on with.
 			s = podState{State: Creating, Files: true, Pins: true, Init: true}
-		case err != nil:
-			m.log().Error(err, "pod state cannot be read; it can still be stopped and removed", "pod", id)
+		case stateErr != nil:
+			m.setAside(m.podRecs, id, stateRecord, stateErr)
 			// As if everything had been made: unmaking is idempotent.
-			s = podState{State: Unknown, Files: true, Pins: true, Init: true, Message: err.Error()}
+			s = podState{State: Unknown, Files: true, Pins: true, Init: true, Message: stateErr.Error()}
+		case s.Message != "" && s.State == Ready:
+			s.State = Unknown // nobody knows what it is: not ready, but it can be stopped
 		}
 		p.state.Store(&s)
 		m.levels.Reserve(meta.Labels)
 		m.events.restoredPod(p, s.State)
 		m.pods[id] = p
-		m.names[podKey(meta.Config.M.GetMetadata())] = p
+		m.names[podKey(p.Config().GetMetadata())] = p
 	}
 	return nil
 }
@@ -118,10 +139,15 @@ func (m *Manager) recoverContainers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(4 * runtime.GOMAXPROCS(0))
 	for _, id := range ids {
-		g.Go(func() error { return m.recoverContainer(ctx, id) })
+		g.Go(func() error {
+			if err := m.recoverContainer(ctx, id); err != nil {
+				m.log().Error(err, "container is not recovered; its record stays", "container", id)
+			}
+			return nil // it costs this container, not the node
+		})
 	}
 	return g.Wait()
 }
@@ -130,27 +156,29 @@ func (m *Manager) recoverContainer(ctx context.Context, id string) error {
 	var meta containerIdentity
 	if err := m.ctrRecs.Get(id, identityRecord, &meta); err != nil {
 		if errdefs.IsNotFound(err) {
-			return m.discard(ctx, id)
+			if m.pods[id] == nil { // else it is that pod's init, and goes with the pod
+				m.discardLater(nil, id, m.o.Default)
+			}
+			return nil
 		}
-		m.log().Error(err, "container record cannot be read; left where it is", "container", id)
-		return nil
+		m.setAside(m.ctrRecs, id, identityRecord, err)
+		meta = m.lostContainerIdentity(id)
 	}
 	p := m.pods[meta.PodID]
-	if p == nil {
-		m.log().Info("container without a pod is removed", "container", id, "pod", meta.PodID)
-	}
 	t, err := m.tasks.Load(ctx, id, meta.Handler, meta.Streams)
 	switch {
+	case errors.Is(err, task.ErrHalfMade) && meta.PodInit && p != nil:
+		return nil // goes with the pod, which cannot be ready
 	case errors.Is(err, task.ErrHalfMade):
-		m.log().Info("container was half-made; removed", "container", id)
-		return m.discard(ctx, id)
+		m.log().Info("container was half-made; it is removed", "container", id)
+		m.discardLater(p, id, meta.Handler)
+		return nil
 	case err != nil:
-		return fmt.Errorf("recover container %s: %w", id, err)
+		return err
 	case p == nil:
-		if err := t.Delete(ctx); err != nil {
-			return err
-		}
-		return m.discard(ctx, id)
+		m.log().Info("container without a pod is removed", "container", id, "pod", meta.PodID)
+		m.removeLater(t, meta)
+		return nil
 	case meta.PodInit:
 		p.mu.Lock()
 		p.init = t
@@ -167,43 +195,49 @@ func (m *Manager) recoverContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// discard removes what a container's creation left behind before there was a task.
-func (m *Manager) discard(ctx context.Context, id string) error {
-	var meta containerIdentity
-	if err := m.ctrRecs.Get(id, identityRecord, &meta); err == nil {
-		if err := m.unmountVolumes(ctx, meta); err != nil {
-			return fmt.Errorf("remove half-made container %s: %w", id, err)
-		}
-	}
-	if err := m.o.Images.RemoveRootfs(ctx, id, m.tasks.Rootfs(id)); err != nil {
-		return fmt.Errorf("remove half-made container %s: %w", id, err)
-	}
-	if err := m.tasks.RemoveBundle(id); err != nil {
-		return fmt.Errorf("remove half-made container %s: %w", id, err)
-	}
-	return m.ctrRecs.Delete(id)
-}
-
-// settlePods ends what cannot go on: pods that were half-made, and all pods of another boot, whose namespaces are gone.
-func (m *Manager) settlePods(ctx context.Context) {
-	var wg sync.WaitGroup
+// settlePods ends what cannot go on: pods that were half-made, and all pods of another boot, whose namespaces are gone; and it goes
+// on with what was being stopped or removed. They are not ready from now on; the rest happens in the background.
+func (m *Manager) settlePods() {
 	for _, p := range m.Pods() {
 		s := p.state.Load()
 		rebooted := s.State == Ready && s.BootID != m.tasks.BootID()
-		if s.State != Creating && !rebooted {
+		var undo func(context.Context) error
+		switch {
+		case s.State == Creating, s.State == Removing:
+			undo = p.Remove
+		case s.State == Stopping:
+			undo = p.Stop
+		case rebooted:
+			if err := p.apply(evStop); err != nil {
+				m.log().Error(err, "settle pod of an earlier boot", "pod", p.ID())
+			}
+			undo = p.Stop
+		default:
 			continue
 		}
-		wg.Go(func() {
-			var err error
-			if s.State == Creating {
-				err = p.Remove(ctx)
-			} else {
-				err = p.Stop(ctx)
-			}
-			if err != nil {
+		done := make(chan struct{})
+		p.settling = done
+		m.wg.Go(func() {
+			defer close(done)
+			if err := undo(m.base); err != nil && m.base.Err() == nil {
 				m.log().Error(err, "settle pod after a restart; the kubelet will try again", "pod", p.ID())
 			}
 		})
 	}
-	wg.Wait()
+}
+
+// awaitSettled waits for what recovery does about the pod with that key, if there is one.
+func (m *Manager) awaitSettled(ctx context.Context, key string) error {
+	m.mu.Lock()
+	p := m.names[key]
+	m.mu.Unlock()
+	if p == nil || p.settling == nil {
+		return nil
+	}
+	select {
+	case <-p.settling:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

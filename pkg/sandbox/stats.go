@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/cgroup"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/spec"
 	"github.com/embedcri/embedcri/pkg/stats"
 	"github.com/embedcri/embedcri/pkg/task"
@@ -153,7 +154,7 @@ func (p *Pod) initRuns() bool {
 // UpdateResources records what the kubelet has made of the pod's cgroup, which is the kubelet's to change. Either may be nil, and
 // then stays.
 func (p *Pod) UpdateResources(overhead, resources *runtimeapi.LinuxContainerResources) error {
-	return p.note(func(s *podState) {
+	return p.noteStep(failpoint.PodResources, func(s *podState) {
 		if overhead != nil {
 			s.Overhead = &message[*runtimeapi.LinuxContainerResources]{overhead}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // Format is the version of the on-disk format that this build writes.
@@ -52,13 +53,55 @@ func Open(root string) (*Store, error) {
 	return &Store{root: root}, nil
 }
 
+// damagedDir is where SetAside puts copies of records.
+const damagedDir = "damaged"
+
 // Kind returns the records of one kind.
 func (s *Store) Kind(name string) (*Kind, error) {
 	dir := filepath.Join(s.root, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store of %s: %w", name, err)
 	}
-	return &Kind{dir: dir}, nil
+	k := &Kind{dir: dir}
+	if err := k.sweep(); err != nil {
+		return nil, fmt.Errorf("open store of %s: %w", name, err)
+	}
+	return k, nil
+}
+
+// sweep removes what a daemon was killed over: records on their way out (Delete), and files that were about to replace another.
+func (k *Kind) sweep() error {
+	trash, err := filepath.Glob(filepath.Join(filepath.Dir(k.dir), "."+filepath.Base(k.dir)+"-*"))
+	if err != nil {
+		return err
+	}
+	temps, err := filepath.Glob(filepath.Join(k.dir, "*", atomicfile.TempPattern))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range append(trash, temps...) {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	return errors.Join(errs...)
+}
+
+// SetAside copies a record, whatever is in it, to <root>/damaged, and returns where to: a damaged one is evidence, and has to
+// outlive its object.
+func (k *Kind) SetAside(id, name string) (string, error) {
+	dir := filepath.Join(filepath.Dir(k.dir), damagedDir)
+	path := filepath.Join(dir, fmt.Sprintf("%s-%s-%s.json", filepath.Base(k.dir), id, name))
+	b, err := os.ReadFile(k.path(id, name))
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err == nil {
+		err = atomicfile.Write(path, b, 0o600, atomicfile.Process)
+	}
+	if err != nil {
+		return path, fmt.Errorf("set %s of %s aside: %w", name, id, err)
+	}
+	return path, nil
 }
 
 // Kind is a directory with one sub-directory per object.
@@ -159,7 +202,7 @@ func (k *Kind) Delete(id string) error {
 			return fmt.Errorf("delete record %s: %w", id, err)
 		}
 	}
-	if err := os.RemoveAll(trash); err != nil {
+	if err := failpoint.RecordTrashed.Do(func() error { return os.RemoveAll(trash) }); err != nil {
 		return fmt.Errorf("delete record %s: %w", id, err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/embedcri/embedcri/internal/cleanup"
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/task/internal/runc"
 )
@@ -36,25 +37,31 @@ func (m *Manager) Create(ctx context.Context, s Spec) (_ *Task, err error) {
 	}
 	var undo cleanup.Stack
 	defer undo.OnError(&err)
-	t.mu.Lock()
-	err = t.noteLocked(func(st *Status) {
-		*st = Status{State: Creating, CreatedAt: time.Now(), BootID: m.bootID}
+	err = failpoint.TaskCreating.Do(func() error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.noteLocked(func(st *Status) {
+			*st = Status{State: Creating, CreatedAt: time.Now(), BootID: m.bootID}
+		})
 	})
-	t.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(t.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
-	if err := writeSpec(t.dir, s.OCI); err != nil {
+	if err := failpoint.TaskBundle.Do(func() error { return writeSpec(t.dir, s.OCI) }); err != nil {
 		return nil, err
 	}
-	streams, err := m.o.Streams.Create(t.dir, s.Streams)
+	var streams *ioattach.Streams
+	undo.Add("streams", func() error { return m.o.Streams.Remove(t.dir) })
+	err = failpoint.TaskStreams.Do(func() (err error) {
+		streams, err = m.o.Streams.Create(t.dir, s.Streams)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("create streams: %w", err)
 	}
-	undo.Add("streams", streams.Remove)
 	t.streams.Store(streams)
 	stdio, err := streams.Stdio()
 	if err != nil {
@@ -62,7 +69,11 @@ func (m *Manager) Create(ctx context.Context, s Spec) (_ *Task, err error) {
 	}
 
 	defer m.o.Reaper.Launch()()
-	pid, err := t.runtime.Create(ctx, t.id, t.dir, stdio)
+	var pid int
+	err = failpoint.RuntimeCreate.Do(func() (err error) {
+		pid, err = t.runtime.Create(ctx, t.id, t.dir, stdio)
+		return err
+	})
 	if code, ok := startFailure(err); ok {
 		if serr := streams.Started(); serr != nil {
 			return nil, errors.Join(err, serr)
@@ -76,11 +87,12 @@ func (m *Manager) Create(ctx context.Context, s Spec) (_ *Task, err error) {
 	if err := streams.Started(); err != nil {
 		return nil, fmt.Errorf("take over streams: %w", err)
 	}
-	if err := t.follow(pid); err != nil {
+	undo.Add("watch", func() error { return t.m.o.Exits.Forget(t.key) })
+	if err := failpoint.TaskFollow.Do(func() error { return t.follow(pid) }); err != nil {
 		return nil, err
 	}
-	undo.Add("watch", func() error { return t.m.o.Exits.Forget(t.key) })
-	if err := t.apply(evCreated, func(st *Status) { st.Pid = pid }); err != nil {
+	err = failpoint.TaskCreated.Do(func() error { return t.apply(evCreated, func(st *Status) { st.Pid = pid }) })
+	if err != nil {
 		return nil, err
 	}
 	return t, nil

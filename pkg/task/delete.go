@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/mount"
 )
 
@@ -29,17 +30,21 @@ func (t *Task) Delete(ctx context.Context) error {
 		return fmt.Errorf("delete container %s: %w", t.id, err)
 	}
 	defer t.op.Unlock()
-	if err := t.apply(evRemove, nil); err != nil {
+	if err := failpoint.TaskRemoving.Do(func() error { return t.apply(evRemove, nil) }); err != nil {
 		return err
 	}
 	// From here on it is finished, whoever waits.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	t.endExecs()
-	if err := t.deleteRuntime(ctx); err != nil {
+	if err := failpoint.RuntimeDelete.Do(func() error { return t.deleteRuntime(ctx) }); err != nil {
 		return fmt.Errorf("delete container %s: %w", t.id, err)
 	}
-	err := errors.Join(t.dropStreams(), removeBundle(t.dir), t.m.o.Exits.Forget(t.key))
+	err := errors.Join(
+		failpoint.StreamsRemove.Do(t.dropStreams),
+		failpoint.BundleRemove.Do(func() error { return removeBundle(t.dir) }),
+		failpoint.TaskForget.Do(func() error { return t.m.o.Exits.Forget(t.key) }),
+	)
 	if err != nil {
 		return fmt.Errorf("delete container %s: %w", t.id, err)
 	}
@@ -61,6 +66,35 @@ func removeBundle(dir string) error {
 		return err
 	}
 	return os.RemoveAll(dir)
+}
+
+// Discard removes all that the runtime has of a task that never came to be, in whatever state its making was cut off, and its
+// streams. It is idempotent. The bundle goes by RemoveBundle, once what is mounted in it is gone.
+func (m *Manager) Discard(ctx context.Context, id, handler string) error {
+	t, err := m.newTask(id, handler, nil)
+	if err != nil {
+		return err
+	}
+	if spec, err := readSpec(t.dir); err == nil {
+		t.describe(spec)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := t.deleteRuntime(ctx); err != nil {
+		return fmt.Errorf("discard container %s: %w", id, err)
+	}
+	if err := errors.Join(m.o.Streams.Remove(t.dir), m.o.Exits.Forget(t.key)); err != nil {
+		return fmt.Errorf("discard container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Runtimes returns the ids that a handler's runtime has state of.
+func (m *Manager) Runtimes(handler string) []string {
+	if rt := m.o.Runtimes[handler]; rt != nil {
+		return rt.List()
+	}
+	return nil
 }
 
 // RemoveBundle removes the bundle of a task that never came to be.

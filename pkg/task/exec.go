@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/task/internal/runc"
@@ -55,7 +56,11 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	e.group = t.newExecGroup(e.id)
 	took.end("sub-cgroup")
 	defer t.m.o.Reaper.Launch()() // its zombie is not to be reaped as an orphan before it is watched
-	pid, err := t.runtime.Exec(ctx, t.id, t.dir, runc.Exec{ID: e.id, Process: process, Stdio: io, Cgroups: e.group.args()})
+	var pid int
+	err = failpoint.RuntimeExec.Do(func() (err error) {
+		pid, err = t.runtime.Exec(ctx, t.id, t.dir, runc.Exec{ID: e.id, Process: process, Stdio: io, Cgroups: e.group.args()})
+		return err
+	})
 	if err != nil {
 		t.dropGroup(e.group)
 		// The container may have died under the runtime's hands: say that, not what the runtime stumbled over.
@@ -69,7 +74,11 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	if err := setOOMScoreAdj(pid, process.OOMScoreAdj); err != nil {
 		t.log().Error(err, "adjust exec's OOM score", "container", t.id)
 	}
-	w, err := t.m.o.Exits.Watch(key, pid)
+	var w Watch
+	err = failpoint.ExecWatch.Do(func() (err error) {
+		w, err = t.m.o.Exits.Watch(key, pid)
+		return err
+	})
 	if err != nil {
 		e.group.kill()
 		t.dropGroup(e.group)

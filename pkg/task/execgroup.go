@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/embedcri/embedcri/internal/cgroup"
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // execGroup is a sub-cgroup of the container for one exec, so that all its descendants can be found, also those that left its
@@ -38,7 +39,12 @@ func (t *Task) newExecGroup(id string) *execGroup {
 		t.log().Error(err, "mark exec", "container", t.id)
 		return nil
 	}
-	sub, arg, err := t.cgroup.Sub(name)
+	var sub *cgroup.Cgroup
+	var arg string
+	err := failpoint.ExecGroup.Do(func() (err error) {
+		sub, arg, err = t.cgroup.Sub(name)
+		return err
+	})
 	if err != nil {
 		os.Remove(marker)
 		t.log().V(2).Info("no sub-cgroup for exec", "container", t.id, "err", err)

@@ -7,22 +7,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/task/internal/runc"
 )
 
 const (
-	killTimeout  = 10 * time.Second       // from SIGKILL until the kernel must have ended the process; it can hang in the kernel
-	storeRetry   = 200 * time.Millisecond // between attempts to store an exit on a disk that refuses
-	drainTimeout = 5 * time.Second        // longest wait for the last words; ioattach's own bounds are far shorter
-	deleteTries  = 60                     // of the runtime's delete while a cgroup is busy with a zombie
+	killTimeout  = 10 * time.Second // from SIGKILL until the kernel must have ended the process; it can hang in the kernel
+	storeRetry   = time.Second      // between attempts to store an exit on a disk that refuses
+	drainTimeout = 5 * time.Second  // longest wait for the last words; ioattach's own bounds are far shorter
+	deleteFor    = 10 * time.Second // for how long the runtime's delete is repeated while a cgroup is busy with a zombie
 )
 
 // follow makes the task hear of its exit. Create calls it for a new process, Load for one that may have outlived the previous
@@ -60,6 +63,9 @@ func (t *Task) identify(w Watch, pid int) error {
 	s := *t.status.Load()
 	if s.PidStart == 0 {
 		s.PidStart = start
+		if s.Parked, err = commandLine(pid); err != nil {
+			return nil // gone meanwhile
+		}
 		t.status.Store(&s) // stored by the transition to Created
 		return nil
 	}
@@ -70,7 +76,7 @@ func (t *Task) identify(w Watch, pid int) error {
 }
 
 // onExit makes an exit known. The order is what makes it safe to die anywhere in here: the last words are in the log before the
-// exit shows, the exit is stored before it shows, and the tracer's record goes only after that.
+// exit shows, the exit is stored before it shows (if it can be), and the tracer's record goes only once it is.
 func (t *Task) onExit(x exitbpf.Exit, err error) {
 	if s := t.Streams(); s != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -82,20 +88,22 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 	exit.OOMKills, _ = t.countOOMKills(x.CgroupID) // now: the runtime's delete removes the cgroup
 	first := false
 	for {
-		err := t.apply(evExited, func(s *Status) {
-			if s.Exit != nil {
-				return // the first exit wins
-			}
-			first = true
-			s.Exit, s.FinishedAt, s.Paused = &exit, at, false
-			if m := stopMessage(*s); m != "" {
-				s.Message = m
-			}
+		err := failpoint.ExitRecord.Do(func() error {
+			return t.apply(evExited, func(s *Status) {
+				if s.Exit != nil {
+					return // the first exit wins
+				}
+				first = true
+				s.Exit, s.FinishedAt, s.Paused = &exit, at, false
+				if m := stopMessage(*s); m != "" {
+					s.Message = m
+				}
+			})
 		})
-		if err == nil {
+		if err == nil || t.Status().State == gone {
 			break
 		}
-		t.log().Error(err, "store exit; trying again", "container", t.id)
+		t.log().Error(err, "record exit; trying again", "container", t.id)
 		select {
 		case <-time.After(storeRetry):
 		case <-t.m.closing: // the tracer keeps the record for the next daemon
@@ -188,10 +196,19 @@ func (t *Task) killRest() {
 // cleans up, so that Delete finds nothing left to do.
 func (t *Task) afterExit() {
 	t.m.wg.Go(func() {
-		if err := t.m.o.Store.Sync(t.id, statusRecord); err != nil && !errors.Is(err, os.ErrNotExist) {
-			t.log().Error(err, "sync exit status", "container", t.id)
+		for {
+			err := failpoint.ExitSync.Do(t.save)
+			if err == nil || errors.Is(err, os.ErrNotExist) { // it has been removed
+				break
+			}
+			t.log().Error(err, "store exit status; trying again", "container", t.id)
+			select {
+			case <-time.After(storeRetry):
+			case <-t.m.closing: // the tracer keeps the record for the next daemon
+				return
+			}
 		}
-		if err := t.m.o.Exits.Forget(t.key); err != nil {
+		if err := failpoint.ExitForget.Do(func() error { return t.m.o.Exits.Forget(t.key) }); err != nil {
 			t.log().Error(err, "forget exit record", "container", t.id)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), runc.DefaultTimeout)
@@ -203,7 +220,7 @@ func (t *Task) afterExit() {
 		if t.Status().State != Exited {
 			return
 		}
-		if err := t.deleteRuntime(ctx); err != nil {
+		if err := failpoint.ExitDelete.Do(func() error { return t.deleteRuntime(ctx) }); err != nil {
 			t.log().Error(err, "clean up after exit; delete will try again", "container", t.id)
 		}
 	})
@@ -211,9 +228,12 @@ func (t *Task) afterExit() {
 
 // deleteRuntime has the runtime remove its side. A zombie that is not yet reaped keeps its cgroup busy, so that is waited for.
 func (t *Task) deleteRuntime(ctx context.Context) error {
-	var err error
-	for range deleteTries {
-		if err = t.runtime.Delete(ctx, t.id, t.dir); !errors.Is(err, runc.ErrBusy) {
+	for deadline := time.Now().Add(deleteFor); ; {
+		err := t.runtime.Delete(ctx, t.id, t.dir)
+		if err == nil {
+			err = t.sweepCgroup()
+		}
+		if !errors.Is(err, runc.ErrBusy) || time.Now().After(deadline) {
 			return err
 		}
 		t.m.o.Reaper.Scan()
@@ -223,7 +243,20 @@ func (t *Task) deleteRuntime(ctx context.Context) error {
 			return err
 		}
 	}
-	return err
+}
+
+// sweepCgroup removes what a runtime that was killed half-way has made without noting it: its delete knows nothing of that.
+func (t *Task) sweepCgroup() error {
+	if t.cgroup == nil || !strings.Contains(filepath.Base(t.cgroup.Path()), t.id) || !t.cgroup.Exists() {
+		return nil // a cgroup that does not bear the container's name is not provably its own
+	}
+	if err := t.cgroup.Kill(); err != nil {
+		return err
+	}
+	if err := t.cgroup.RemoveAll(); err != nil {
+		return fmt.Errorf("remove cgroup %s: %w: %w", t.cgroup.Path(), err, runc.ErrBusy)
+	}
+	return nil
 }
 
 func (t *Task) closeExited() {

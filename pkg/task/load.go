@@ -17,9 +17,10 @@ import (
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 	"github.com/embedcri/embedcri/pkg/store"
+	"github.com/embedcri/embedcri/pkg/task/internal/runc"
 )
 
-// ErrHalfMade is returned by Load for a task whose creation was cut off; what there was of it has been removed.
+// ErrHalfMade is returned by Load for a task whose creation was cut off. Discard removes what there is of it.
 var ErrHalfMade = errors.New("creation was cut off")
 
 // verdict is what recovery makes of a stored status.
@@ -56,8 +57,8 @@ func settle(stored Status, boot string) verdict {
 	return vFollow
 }
 
-// Load brings back a task that a previous daemon has made. It runs no runtime, unless a creation or a start was cut off. A record
-// that cannot be read gives a task in state Unknown, which can be stopped and removed; its evidence stays.
+// Load brings back a task that a previous daemon has made. It runs no runtime and waits for nothing slow. A record that cannot be
+// read gives a task in state Unknown, which can be stopped and removed; its evidence stays.
 func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Options) (*Task, error) {
 	t, err := m.newTask(id, handler, nil)
 	if err != nil {
@@ -78,10 +79,10 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 	}
 	t.status.Store(&s)
 	v := settle(s, m.bootID)
-	if v == vFollow || v == vRestart || v == vDiscard {
+	if v == vFollow || v == vRestart {
 		if streams, err := m.o.Streams.Load(t.dir, o); err == nil {
 			t.streams.Store(streams)
-		} else if v != vDiscard {
+		} else {
 			t.log().Error(err, "take up the streams again", "container", id)
 		}
 	}
@@ -92,14 +93,17 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 			t.afterExit()
 		}
 	case vDiscard:
-		err := errors.Join(t.deleteRuntime(ctx), t.dropStreams(), removeBundle(t.dir), m.o.Exits.Forget(t.key))
-		return nil, errors.Join(fmt.Errorf("load container %s: %w", id, ErrHalfMade), err)
+		return nil, fmt.Errorf("load container %s: %w", id, ErrHalfMade)
 	case vLost:
 		t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
 		if err := t.noteBootTime(); err != nil {
 			return nil, err
 		}
 	case vFollow, vRestart:
+		if t.cgroup != nil && s.State == Running { // a daemon may have died between a pause and its record
+			s.Paused = t.cgroup.Frozen()
+			t.status.Store(&s)
+		}
 		if err := t.follow(s.Pid); errors.Is(err, exitbpf.ErrGone) {
 			t.onExit(exitbpf.Exit{}, exitbpf.ErrLost)
 		} else if err != nil {
@@ -142,20 +146,30 @@ func (t *Task) awaitKnownExit() {
 	}
 }
 
-// restart lifts the barrier that the previous daemon may or may not have lifted; lifting it twice is refused by the runtime.
+// restart goes on with a start that the previous daemon had begun.
 func (t *Task) restart() {
-	if err := t.op.Lock(context.Background()); err != nil {
+	ctx := context.Background()
+	if err := t.op.Lock(ctx); err != nil {
 		return
 	}
 	defer t.op.Unlock()
-	if s := t.Status().State; s != Starting && s != Exited {
-		return // removed meanwhile
+	if err := t.finishStart(ctx); err != nil {
+		t.log().Error(err, "go on with a start that was cut off", "container", t.id)
 	}
-	err := t.runtime.Start(context.Background(), t.id, t.dir)
-	if err != nil {
-		t.log().V(2).Info("start again after a restart", "container", t.id, "err", err)
+}
+
+// finishStart lifts the barrier that may or may not have been lifted. It needs op.
+func (t *Task) finishStart(ctx context.Context) error {
+	s := t.Status()
+	if s.State != Starting && s.State != Exited {
+		return nil // done, or removed meanwhile
 	}
-	if err := t.apply(evStarted, func(s *Status) {
+	if s.State == Starting && t.parked(s) {
+		return t.startLocked(ctx)
+	}
+	t.m.o.Streams.LetGo(runc.StartEnd(t.dir)) // what the one that died may have had kept: init has passed it
+	return t.apply(evStarted, func(s *Status) {
+		s.Parked = ""
 		if !s.StartedAt.IsZero() {
 			return
 		}
@@ -163,9 +177,24 @@ func (t *Task) restart() {
 		if !s.FinishedAt.IsZero() && s.FinishedAt.Before(s.StartedAt) {
 			s.StartedAt = s.FinishedAt // it ran while there was no daemon to note when
 		}
-	}); err != nil {
-		t.log().Error(err, "record start", "container", t.id)
+	})
+}
+
+// parked tells whether init still waits to become the user's program: while it does it has the command line that the runtime gave
+// it. Asking the runtime to start what runs already is no way to find out: a runc that was killed between the two halves of a start
+// leaves its fifo behind, and the next would wait at it for ever.
+func (t *Task) parked(s Status) bool {
+	if t.signal(0) != nil {
+		return false // gone
 	}
+	line, err := commandLine(s.Pid)
+	return err == nil && line == s.Parked
+}
+
+// commandLine is /proc/<pid>/cmdline, with its NULs (proc_pid_cmdline(5)).
+func commandLine(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return string(b), err
 }
 
 // noteBootTime dates the end of a process of another boot: it was over, at the latest, when this boot began.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -20,7 +19,22 @@ const statusRecord = "status"
 
 // putLocked stores s so that it outlives the daemon. Not the power: see package store.
 func (t *Task) putLocked(s Status) error {
-	return t.m.o.Store.Put(t.id, statusRecord, s, atomicfile.Process)
+	err := t.m.o.Store.Put(t.id, statusRecord, s, atomicfile.Process)
+	t.unsaved = err != nil
+	return err
+}
+
+// save makes the status survive a power loss. It comes after the exit is shown: nobody waits for a disk to hear of it.
+func (t *Task) save() error {
+	t.mu.Lock()
+	if t.unsaved {
+		if err := t.putLocked(t.Status()); err != nil {
+			t.mu.Unlock()
+			return err
+		}
+	}
+	t.mu.Unlock()
+	return t.m.o.Store.Sync(t.id, statusRecord)
 }
 
 // ReadStatus reads what is on record of a task, and nothing else: no task comes of it, and no daemon need run.
@@ -48,13 +62,4 @@ func readSpec(dir string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("read config.json: %w", err)
 	}
 	return &s, nil
-}
-
-// BootID names this boot of the machine, as records do (Status.BootID). A pid that was recorded under another one means nothing.
-func BootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // StartError is the reason (ContainerStatus.reason) of a container whose program could not be started.
@@ -25,15 +27,41 @@ func (t *Task) Start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: %w", t.id, err)
 	}
 	defer t.op.Unlock()
-	if err := t.apply(evStart, nil); err != nil {
+	if done, err := t.resumeStart(ctx); done {
 		return err
 	}
+	if err := failpoint.TaskStarting.Do(func() error { return t.apply(evStart, nil) }); err != nil {
+		return err
+	}
+	err := t.startLocked(ctx)
+	t.told = err == nil
+	return err
+}
+
+// resumeStart is for a Start that repeats one which was cut off, by the daemon's death or by a failure that says nothing of the
+// container: it goes on from there, or has nothing left to do. Other repeated Starts are refused by the table.
+func (t *Task) resumeStart(ctx context.Context) (done bool, err error) {
+	s := t.Status()
+	switch {
+	case s.State == Starting:
+		err := t.finishStart(ctx)
+		t.told = err == nil
+		return true, err
+	case !t.told && (s.State == Running || s.State == Exited && !s.StartedAt.IsZero()):
+		t.told = true // the daemon that started it may have died before it could say so
+		return true, nil
+	}
+	return false, nil
+}
+
+// startLocked lifts the barrier of a task that is Starting. It needs op.
+func (t *Task) startLocked(ctx context.Context) error {
 	if se := t.Status().StartError; se != nil {
 		t.startFailed(se.Code, se.Message)
 		return fmt.Errorf("start container %s: %s: %w", t.id, se.Message, errdefs.ErrFailedPrecondition)
 	}
 	started := time.Now() // before: the program may be over when the runtime returns
-	if err := t.runtime.Start(ctx, t.id, t.dir); err != nil {
+	if err := failpoint.RuntimeStart.Do(func() error { return t.runtime.Start(ctx, t.id, t.dir) }); err != nil {
 		// Init may have been killed while it was parked: then its exit says more than the runtime's "cannot start".
 		if serr := t.signal(unix.SIGKILL); serr == nil {
 			select {
@@ -44,7 +72,9 @@ func (t *Task) Start(ctx context.Context) error {
 		t.startFailed(startErrorCode, err.Error())
 		return fmt.Errorf("start container %s: %w", t.id, err)
 	}
-	return t.apply(evStarted, func(s *Status) { s.StartedAt = started })
+	return failpoint.TaskRunning.Do(func() error {
+		return t.apply(evStarted, func(s *Status) { s.StartedAt, s.Parked = started, "" })
+	})
 }
 
 // startFailed records why there was never a program. If init's exit is there already, it says more (init was killed, or ran out of

@@ -25,6 +25,7 @@ type Status struct {
 
 	BootID     string      `json:"bootID,omitempty"`     // /proc/sys/kernel/random/boot_id when the process was made: pids of another boot mean nothing
 	PidStart   uint64      `json:"pidStart,omitempty"`   // start time of Pid, field 22 of /proc/<pid>/stat: within a boot, a pid with another one is a stranger
+	Parked     string      `json:"parked,omitempty"`     // command line of init while it waits at the barrier; empty from Running on
 	StartError *StartError `json:"startError,omitempty"` // known at creation: there is no program to start
 	Stop       *StopIntent `json:"stop,omitempty"`       // a stop that has begun; a restarted daemon goes on with it
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 	"github.com/embedcri/embedcri/pkg/task/internal/runc"
 )
@@ -56,13 +57,15 @@ func (t *Task) beginStop(sig unix.Signal, grace time.Duration) error {
 	if old == nil {
 		old = &StopIntent{Signal: sig}
 	}
-	err := t.noteStopLocked(old.with(func(i *StopIntent) {
-		i.Grace, i.Deadline = max(grace, 0), deadline
-		i.sign()
-		if !i.Sent {
-			i.Signal = sig
-		}
-	}))
+	err := failpoint.StopIntent.Do(func() error {
+		return t.noteStopLocked(old.with(func(i *StopIntent) {
+			i.Grace, i.Deadline = max(grace, 0), deadline
+			i.sign()
+			if !i.Sent {
+				i.Signal = sig
+			}
+		}))
+	})
 	if err != nil {
 		return err
 	}
@@ -85,7 +88,14 @@ func (t *Task) noteStopLocked(i *StopIntent) error {
 		t.status.Store(&s)
 		return nil
 	}
-	return t.noteLocked(func(s *Status) { s.Stop = i })
+	// A disk that takes no record must not keep a container alive: without it, the next daemon is merely asked once more.
+	s := t.Status()
+	s.Stop = i
+	if err := t.putLocked(s); err != nil {
+		t.log().Error(err, "stop is not on record; going on without", "container", t.id)
+	}
+	t.status.Store(&s)
+	return nil
 }
 
 // resumeStopLocked makes sure that a stopper runs and knows the deadline.
@@ -158,13 +168,14 @@ func (t *Task) sendStopSignal() {
 	t.status.Store(&s)
 	t.mu.Unlock()
 
-	if err := t.signal(stop.Signal); err != nil && !errdefs.IsNotFound(err) {
+	err := failpoint.StopSignal.Do(func() error { return t.signal(stop.Signal) })
+	if err != nil && !errdefs.IsNotFound(err) {
 		t.log().Error(err, "send stop signal", "container", t.id)
 	}
 	t.thaw() // a signal waits until its process runs
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.noteStopLocked(t.Status().Stop); err != nil {
+	if err := failpoint.StopSent.Do(func() error { return t.noteStopLocked(t.Status().Stop) }); err != nil {
 		t.log().Error(err, "record stop signal", "container", t.id)
 	}
 }
@@ -179,7 +190,7 @@ func (t *Task) noteForced() bool {
 		return false
 	}
 	forced := s.Stop.with(func(i *StopIntent) { i.Forced = true; i.sign() })
-	if err := t.noteStopLocked(forced); err != nil {
+	if err := failpoint.StopForced.Do(func() error { return t.noteStopLocked(forced) }); err != nil {
 		t.log().Error(err, "record forced stop", "container", t.id)
 	}
 	return true
@@ -187,7 +198,7 @@ func (t *Task) noteForced() bool {
 
 // kill sends SIGKILL to all of the container.
 func (t *Task) kill() {
-	err := t.signal(unix.SIGKILL)
+	err := failpoint.StopKill.Do(func() error { return t.signal(unix.SIGKILL) })
 	if (err != nil || !t.private) && t.cgroup != nil {
 		if cerr := t.cgroup.Kill(); cerr != nil {
 			t.log().Error(cerr, "kill cgroup", "container", t.id)
@@ -236,9 +247,10 @@ func (t *Task) endUnwatched() bool {
 // emptyPoll is how often a dying cgroup is looked at; it takes about a millisecond.
 const emptyPoll = 5 * time.Millisecond
 
-// thaw lets a paused container run, as a frozen process does not act on signals (cgroup v1: not even on SIGKILL).
+// thaw lets a paused container run, as a frozen process does not act on signals (cgroup v1: not even on SIGKILL). The kernel is
+// asked, not the record: who froze it may have died before noting that.
 func (t *Task) thaw() {
-	if !t.Status().Paused || t.cgroup == nil {
+	if t.cgroup == nil || !t.cgroup.Frozen() {
 		return
 	}
 	if err := t.cgroup.Thaw(); err != nil {
@@ -257,7 +269,7 @@ func (t *Task) endUnstartedLocked() error {
 	s.Reason, s.Message = reasonStartError, s.StartError.Message
 	s.Exit = &Exit{Known: true, Wait: exitedWith(s.StartError.Code), Source: "start"}
 	if err := t.putLocked(s); err != nil {
-		return err
+		t.log().Error(err, "end is not on record; going on without", "container", t.id)
 	}
 	t.status.Store(&s)
 	t.m.o.OnChange(t.id, s)

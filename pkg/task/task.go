@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/boot"
 	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/internal/ctxlock"
 	"github.com/embedcri/embedcri/pkg/exitbpf"
@@ -34,6 +35,7 @@ type Runtime interface {
 	Resume(ctx context.Context, id, dir string) error
 	Update(ctx context.Context, id, dir string, r *specs.LinuxResources) error
 	Delete(ctx context.Context, id, dir string) error // idempotent; kills what runs
+	List() []string                                   // ids of what it has state of; runs nothing
 }
 
 // Exits is what a task needs of the exit tracer.
@@ -74,7 +76,7 @@ type Manager struct {
 
 // NewManager returns a Manager without tasks.
 func NewManager(o Options) (*Manager, error) {
-	boot, err := BootID()
+	bootID, err := boot.ID()
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +86,7 @@ func NewManager(o Options) (*Manager, error) {
 	if o.OnChange == nil {
 		o.OnChange = func(string, Status) {}
 	}
-	return &Manager{o: o, bootID: boot, closing: make(chan struct{})}, nil
+	return &Manager{o: o, bootID: bootID, closing: make(chan struct{})}, nil
 }
 
 // Quiesce stops taking notice of containers: an exit from now on is for the next daemon, to whom the kernel keeps its record and
@@ -116,6 +118,7 @@ type Task struct {
 	process *specs.Process
 
 	op      *ctxlock.Lock
+	told    bool // under op: a Start of this daemon has succeeded, and said so
 	status  atomic.Pointer[Status]
 	exited  chan struct{} // closed when the exit is stored, or the task is gone
 	streams atomic.Pointer[ioattach.Streams]
@@ -123,6 +126,7 @@ type Task struct {
 
 	mu         sync.Mutex // guards transitions and what is below
 	resources  *specs.LinuxResources
+	unsaved    bool          // the status is newer than its record
 	stopping   chan struct{} // not nil while a stopper runs; a send makes it look at its deadline again
 	execs      map[string]*Exec
 	busyGroups []*execGroup // of execs that are over: see dropGroup
@@ -183,6 +187,9 @@ func (t *Task) Streams() *ioattach.Streams { return t.streams.Load() }
 
 // apply makes one transition: the table decides, the new status is stored, then shown. change fills in what the event brings; it
 // may be nil. An error means that nothing has changed.
+//
+// What has happened already, or takes away, goes on if it cannot be stored, lest a full disk keep alive what fills it: the old
+// record leads the next daemon to the same end. An exit stays in the tracer until it is stored (afterExit).
 func (t *Task) apply(e event, change func(*Status)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -197,7 +204,10 @@ func (t *Task) apply(e event, change func(*Status)) error {
 	}
 	if to != gone {
 		if err := t.putLocked(s); err != nil {
-			return err
+			if e != evStarted && e != evExited && e != evRemove {
+				return err
+			}
+			t.log().Error(err, "transition is not on record; going on without", "container", t.id, "state", s.State)
 		}
 	}
 	t.status.Store(&s)

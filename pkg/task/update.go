@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/embedcri/embedcri/internal/failpoint"
 )
 
 // Resources returns the limits that the container has, as its OCI spec says, and its oom_score_adj; nil if they are not known.
@@ -46,7 +48,7 @@ func (t *Task) Update(ctx context.Context, change func(now *specs.LinuxResources
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", t.id, err)
 	}
-	if err := t.runtime.Update(ctx, t.id, t.dir, next); err != nil {
+	if err := failpoint.RuntimeUpdate.Do(func() error { return t.runtime.Update(ctx, t.id, t.dir, next) }); err != nil {
 		// A runtime may have applied half of it (crun does not take it back).
 		before := *now
 		before.Devices = nil
@@ -61,5 +63,5 @@ func (t *Task) Update(ctx context.Context, change func(now *specs.LinuxResources
 	t.mu.Lock()
 	t.resources = &applied
 	t.mu.Unlock()
-	return writeSpec(t.dir, spec)
+	return failpoint.UpdateRecord.Do(func() error { return writeSpec(t.dir, spec) })
 }

@@ -62,12 +62,15 @@ func (s state) initGone() bool {
 	return f[0] == "Z" || f[0] == "X" || f[19] != strconv.FormatUint(s.InitStart, 10)
 }
 
+// StartEnd names, for Options.Keep, the end of the FIFO that init waits at, of the container with the bundle dir.
+func StartEnd(dir string) string { return filepath.Join(dir, "start") }
+
 // fifoPoll is how often start looks whether init is still there to open its end.
 const fifoPoll = 100 * time.Millisecond
 
 // startNatively lifts the barrier as runc's start does (Container.exec). It returns false if that is left to the program, before
 // anything has been done.
-func (r *Runtime) startNatively(ctx context.Context, id string) (done bool, err error) {
+func (r *Runtime) startNatively(ctx context.Context, id, dir string) (done bool, err error) {
 	s, ok := r.readState(id)
 	if !ok || s.initGone() {
 		return false, nil
@@ -79,6 +82,11 @@ func (r *Runtime) startNatively(ctx context.Context, id string) (done bool, err 
 		return false, nil
 	}
 	defer unix.Close(fd)
+	// Init writes as soon as somebody has opened the other end, and gives up if that is gone by then. So that it is not, should this
+	// daemon die right here, the keeper gets the end, too.
+	if r.o.Keep != nil {
+		defer r.o.Keep(StartEnd(dir), fd)()
+	}
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(fifoPoll.Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {

@@ -27,6 +27,9 @@ type Options struct {
 	SystemdCgroup bool          // cgroups through systemd instead of the file system
 	ExecCgroup    bool          // exec takes --cgroup as cgroup.Sub gives it
 	Timeout       time.Duration // a call that takes longer is killed; 0 is DefaultTimeout
+
+	// Keep has a descriptor kept open by another process, whatever becomes of this one, until release is called. May be nil.
+	Keep func(name string, fd int) (release func())
 }
 
 // DefaultTimeout bounds one call of the runtime. Creating a container takes tens of milliseconds; what takes minutes has hung.
@@ -72,7 +75,7 @@ func (r *Runtime) Create(ctx context.Context, id, dir string, io ioattach.Stdio)
 func (r *Runtime) Start(ctx context.Context, id, dir string) error {
 	waiting, cancel := r.detach(ctx)
 	defer cancel()
-	if done, err := r.startNatively(waiting, id); done {
+	if done, err := r.startNatively(waiting, id, dir); done {
 		return err
 	}
 	return r.run(ctx, dir, "start", func(ctx context.Context, c *gorunc.Runc) error { return c.Start(ctx, id) })
@@ -151,6 +154,16 @@ func (r *Runtime) Delete(ctx context.Context, id, dir string) error {
 		return nil
 	}
 	return err
+}
+
+// List returns the ids that the runtime has a state directory of.
+func (r *Runtime) List() []string {
+	entries, _ := os.ReadDir(r.o.Root) // the first create makes it
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids
 }
 
 // run makes one call whose output is only of interest when it fails.
