@@ -39,6 +39,9 @@ func Require(t testing.TB, abilities ...string) {
 	}
 }
 
+// Has tells whether an ability is there, for tests of which only a part needs it; that part calls Require.
+func Has(ability string) bool { return missing(ability) == "" }
+
 // RuncPath returns the OCI runtime to test with: $EMBEDCRI_RUNC, else bin/tools/runc of the checkout, else runc on PATH.
 func RuncPath(t testing.TB) string {
 	t.Helper()

@@ -45,7 +45,7 @@ type bed struct {
 func TestContainer(t *testing.T) {
 	cdi := t.TempDir()
 	n := testnode.Start(t, testnode.Options{
-		NoNetwork: true, Crun: true,
+		NoNetwork: true, Crun: testenv.Has(testenv.Crun),
 		HandlerConfig: `rlimits = ["nofile=512:1024", "core=0"]
 pids_limit = 333
 device_ownership = true
@@ -67,6 +67,9 @@ privileged_without_host_devices = true
 	t.Run("strict", func(t *testing.T) { handlerOptions(newBed(t, n, "strict", cdi)) })
 	for _, handler := range []string{"runc", "crun"} {
 		t.Run(handler, func(t *testing.T) {
+			if handler == "crun" {
+				testenv.Require(t, testenv.Crun)
+			}
 			for _, f := range slices.Concat(processFeatures, userFeatures, securityFeatures, mountFeatures, volumeFeatures, deviceFeatures, resourceFeatures, taskFeatures) {
 				t.Run(f.name, func(t *testing.T) {
 					t.Parallel()
