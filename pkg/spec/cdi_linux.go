@@ -36,7 +36,15 @@ func (c *CDI) Inject(s *specs.Spec, devices []string) error {
 	if len(devices) == 0 {
 		return nil
 	}
-	unresolved, err := c.cache.InjectDevices(s, devices...)
+	cache := c.cache
+	unresolved, err := cache.InjectDevices(s, devices...)
+	if len(unresolved) > 0 {
+		// Device plug-ins write a description and name its device at once: the event may still be on its way to the cache.
+		if cache, err = cdi.NewCache(cdi.WithAutoRefresh(false), cdi.WithSpecDirs(cache.GetSpecDirectories()...)); err != nil {
+			return fmt.Errorf("read CDI directories: %w", err)
+		}
+		unresolved, err = cache.InjectDevices(s, devices...)
+	}
 	if err == nil {
 		return nil
 	}
@@ -44,7 +52,7 @@ func (c *CDI) Inject(s *specs.Spec, devices []string) error {
 		return fmt.Errorf("apply CDI devices: %w", err)
 	}
 	err = invalid("CDI_devices", "%s: no such device on this node", strings.Join(unresolved, ", "))
-	for file, errs := range c.cache.GetErrors() {
+	for file, errs := range cache.GetErrors() {
 		err = fmt.Errorf("%w; %s: %v", err, file, errs)
 	}
 	return err

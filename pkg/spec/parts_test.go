@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -228,6 +229,16 @@ func TestCDI(t *testing.T) {
 	}
 	if err := reg.Inject(s, []string{"example.com/gpu=three"}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "CDI_devices") {
 		t.Errorf("unknown device: %v", err)
+	}
+	for i := range 50 { // named as soon as they are described, without waiting for anybody to notice
+		kind := fmt.Sprintf("late.example.com/x%d", i)
+		late := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,"devices":[{"name":"d","containerEdits":{"env":["X=%d"]}}]}`, kind, i)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("late%d.json", i)), []byte(late), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := reg.Inject(s, []string{kind + "=d"}); err != nil {
+			t.Fatalf("described a moment ago: %v", err)
+		}
 	}
 	for field, c := range map[string]*runtimeapi.ContainerConfig{
 		"CDI_devices[0].name": {CDIDevices: []*runtimeapi.CDIDevice{{Name: "gpu"}}},
