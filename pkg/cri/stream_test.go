@@ -236,6 +236,29 @@ func TestTokens(t *testing.T) {
 	put() // those that have expired make room
 }
 
+// TestExpiredSession: who comes too late is told so, by each protocol, and nothing is run.
+func TestExpiredSession(t *testing.T) {
+	pods, _, c := node()
+	c.exec = func(context.Context, sandbox.ExecRequest) (int32, error) {
+		t.Error("the command of an expired session is run")
+		return 0, nil
+	}
+	rt, _, s, _ := serve(t, pods, &fakeImages{}, func(o *Options) { o.Streaming.TokenTTL = time.Nanosecond })
+	for name, executor := range transports {
+		resp, err := rt.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: ctrID, Cmd: []string{"x"}, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = executor(t, resp.Url, &restclient.Config{}).StreamWithContext(within(t), remotecommand.StreamOptions{Stdout: io.Discard})
+		if err == nil || !strings.Contains(err.Error(), "has expired") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := len(s.streaming.tokens.entries); n > 0 {
+		t.Errorf("%d expired sessions are kept", n)
+	}
+}
+
 func TestSessionOverHTTP(t *testing.T) {
 	pods, _, c := node()
 	rt, _, _, _ := serve(t, pods, &fakeImages{})

@@ -16,7 +16,7 @@ import (
 )
 
 // want checks the code of an error and that its text names what was wrong.
-func want(t *testing.T, err error, code codes.Code, text string) {
+func want(t testing.TB, err error, code codes.Code, text string) {
 	t.Helper()
 	if status.Code(err) != code || !strings.Contains(status.Convert(err).Message(), text) {
 		t.Errorf("got %v; want %v naming %q", err, code, text)

@@ -135,50 +135,57 @@ func (q sizeQueue) Next() *remotecommand.TerminalSize {
 	return nil
 }
 
-// TestExecRefused wants a clear error where there is nothing to execute in, from every call that needs a running container.
+// refused wants every call that needs a running container to be refused.
+func (n *streamNode) refused(id string, code codes.Code, text string) {
+	n.t.Helper()
+	_, _, err := n.Runtime.ExecSync(n.Ctx(), id, []string{"true"}, time.Minute)
+	want(n.t, err, code, text)
+	_, err = n.Runtime.Exec(n.Ctx(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"true"}, Stdout: true})
+	want(n.t, err, code, text)
+	_, err = n.Runtime.Attach(n.Ctx(), &runtimeapi.AttachRequest{ContainerId: id, Stdout: true})
+	want(n.t, err, code, text)
+}
+
+// TestExecRefused wants a clear error where there is nothing to execute in, and nothing left of the attempt.
 func TestExecRefused(t *testing.T) {
 	n := startStreamNode(t)
 	exited := n.run(nil, "true")
 	n.WaitExited(exited)
 	created := n.Create(n.pod, n.pc, n.ContainerConfig(n.ref, "sleep", "1000"))
-	for _, c := range []struct {
-		name, id, text string
-		code           codes.Code
-	}{
-		{"exited", exited, "is exited, not running", codes.FailedPrecondition},
-		{"created", created, "is created, not running", codes.FailedPrecondition},
-		{"absent", strings.Repeat("ab", 32), strings.Repeat("ab", 32), codes.NotFound},
-	} {
-		_, _, err := n.Runtime.ExecSync(n.Ctx(), c.id, []string{"true"}, time.Second)
-		want(t, err, c.code, c.text)
-		_, err = n.Runtime.Exec(n.Ctx(), &runtimeapi.ExecRequest{ContainerId: c.id, Cmd: []string{"true"}, Stdout: true})
-		want(t, err, c.code, c.text)
-		_, err = n.Runtime.Attach(n.Ctx(), &runtimeapi.AttachRequest{ContainerId: c.id, Stdout: true})
-		want(t, err, c.code, c.text)
-	}
 	running := n.run(nil, "sleep", "1000")
-	_, _, err := n.Runtime.ExecSync(n.Ctx(), running, nil, time.Second)
-	want(t, err, codes.InvalidArgument, "cmd")
+	n.flat(func() {
+		n.refused(exited, codes.FailedPrecondition, "is exited, not running")
+		n.refused(created, codes.FailedPrecondition, "is created, not running")
+		n.refused(strings.Repeat("ab", 32), codes.NotFound, strings.Repeat("ab", 32))
+		_, _, err := n.Runtime.ExecSync(n.Ctx(), running, nil, time.Second)
+		want(t, err, codes.InvalidArgument, "cmd")
 
-	// The CRI cannot pause, people can.
-	runc := func(verb string) {
-		t.Helper()
-		out, err := exec.Command(testenv.RuncPath(t), "--root", filepath.Join(n.State, "runtime", "runc"), verb, running).CombinedOutput()
-		if err != nil {
-			t.Fatalf("runc %s: %v: %s", verb, err, out)
+		// The CRI cannot pause, people can.
+		runc := func(verb string) {
+			t.Helper()
+			out, err := exec.Command(testenv.RuncPath(t), "--root", filepath.Join(n.State, "runtime", "runc"), verb, running).CombinedOutput()
+			if err != nil {
+				t.Fatalf("runc %s: %v: %s", verb, err, out)
+			}
 		}
-	}
-	runc("pause")
-	_, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{"true"}, time.Minute)
-	want(t, err, codes.FailedPrecondition, "paused")
-	err = n.exec(n.Ctx(), "spdy", running, remotecommand.StreamOptions{Stdout: io.Discard}, "true")
-	if err == nil || !strings.Contains(err.Error(), "paused") {
-		t.Errorf("exec in a paused container: %v", err)
-	}
-	runc("resume")
-	if _, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{"true"}, time.Minute); err != nil {
-		t.Errorf("exec in a container that was paused: %v", err)
-	}
+		runc("pause")
+		_, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{"true"}, time.Minute)
+		want(t, err, codes.FailedPrecondition, "paused")
+		err = n.exec(n.Ctx(), "spdy", running, remotecommand.StreamOptions{Stdout: io.Discard}, "true")
+		if err == nil || !strings.Contains(err.Error(), "paused") {
+			t.Errorf("exec in a paused container: %v", err)
+		}
+		runc("resume")
+		if _, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{"true"}, time.Minute); err != nil {
+			t.Errorf("exec in a container that was paused: %v", err)
+		}
+		for _, cmd := range []string{"no-such-command", "/no/such/file", "/etc/passwd"} {
+			if _, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{cmd}, time.Minute); err == nil || !strings.Contains(err.Error(), cmd) {
+				t.Errorf("%s: %v", cmd, err)
+			}
+		}
+	})
+	n.noExecGroups(running)
 
 	// One whose record has been damaged runs, but nobody knows it.
 	n.Kill()
@@ -186,10 +193,7 @@ func TestExecRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Start()
-	_, _, err = n.Runtime.ExecSync(n.Ctx(), running, []string{"true"}, time.Minute)
-	want(t, err, codes.FailedPrecondition, "is unknown, not running")
-	_, err = n.Runtime.Attach(n.Ctx(), &runtimeapi.AttachRequest{ContainerId: running, Stdout: true})
-	want(t, err, codes.FailedPrecondition, "is unknown, not running")
+	n.flat(func() { n.refused(running, codes.FailedPrecondition, "is unknown, not running") })
 }
 
 // TestExecShort: what a command prints gets to its client, however soon it is over.
