@@ -65,7 +65,7 @@ func runtimes(c *config.Config, systemd bool, node spec.Node, hub *ioattach.Hub)
 		}
 		drivers[name] = task.NewRuntime(task.RuntimeOptions{
 			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: sub, Timeout: time.Duration(c.Runtime.Timeout),
-			Keep: hub.Keep,
+			Barriers: hub,
 		})
 		hs, err := handlerSpec(h, features, node)
 		if err != nil {

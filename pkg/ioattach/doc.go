@@ -61,7 +61,9 @@
 // Keeper (keeper.go) holds descriptors under their path: the reading ends of stdout and stderr,
 // the writing end of stdin, pty masters, staging pipes. internal/keeper is one small process per
 // node: the daemon's own program again, in a session of its own, about 1 MiB of memory of its
-// own. If it dies the daemon starts another and hands everything over.
+// own. If it dies the daemon starts another and hands everything over. It also opens the FIFO that
+// a container's init is parked at (Hub.OpenHeld): init must find a reader, whatever the daemon
+// that lifts the barrier dies of meanwhile.
 //
 // # Lock order
 //

@@ -5,6 +5,7 @@ package ioattach
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -25,6 +26,8 @@ import (
 //     replaced.
 //   - Get returns a new descriptor of what was put, errdefs.ErrNotFound if there is none. It
 //     stays in the keeper.
+//   - Open opens the reading end of a FIFO in one step with holding it under name: there is no moment at which it is open and
+//     would close with the caller's death. It does not wait for a writer. An error means that nothing was opened.
 //   - Drop of a name that is not there succeeds.
 //   - Renewed delivers a value when the keeper has lost everything; all is put again then. Put
 //     and Drop on a keeper that is just being renewed succeed, as that will set it right.
@@ -34,6 +37,7 @@ import (
 type Keeper interface {
 	Put(fds map[string]int) error
 	Get(name string) (int, error)
+	Open(name, path string) (int, error)
 	Drop(names ...string) error
 	Names() ([]string, error)
 	Renewed() <-chan struct{}
@@ -82,13 +86,18 @@ func (h *Hub) holdAll(fds map[string]int) {
 	}
 }
 
-// Keep has the keeper hold fd under name until release is called, or LetGo by any daemon.
-func (h *Hub) Keep(name string, fd int) (release func()) {
-	h.hold(name, fd)
-	return func() { h.LetGo(name) }
+// OpenHeld opens the reading end of the FIFO path, which somebody waits to write to, such as the one that a container's init is parked
+// at, so that the end outlives this daemon: whatever it dies of in the middle, the writer never finds itself without a reader. The
+// descriptor is the caller's; the keeper has one of its own under name until LetGo is called by any daemon. An error, such as
+// errdefs.ErrUnavailable if there is no keeper that can, means that nothing has been opened.
+func (h *Hub) OpenHeld(name, path string) (int, error) {
+	if h.opts.Keeper == nil {
+		return -1, fmt.Errorf("open %s: no keeper: %w", path, errdefs.ErrUnavailable)
+	}
+	return h.opts.Keeper.Open(name, path)
 }
 
-// LetGo ends Keep. It does not wait; a name that is not held is fine.
+// LetGo ends what OpenHeld began. It does not wait; a name that is not held is fine.
 func (h *Hub) LetGo(name string) { h.letGo(name) }
 
 // forgetHeld must be called before a held descriptor is closed.

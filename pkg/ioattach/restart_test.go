@@ -328,3 +328,68 @@ func TestKeeperEndsWithItsSocket(t *testing.T) {
 	}
 	await(t, func() bool { return len(keeperPids(t, socket)) == 0 })
 }
+
+// TestOpenHeld lets a daemon die between opening the FIFO that a writer waits at and reading it: the writer does not notice, and the
+// next daemon reads what it wrote.
+func TestOpenHeld(t *testing.T) {
+	root := shortDir(t)
+	path := filepath.Join(root, "fifo")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() Keeper {
+		t.Helper()
+		k, err := OpenKeeper(t.Context(), testKeeper(root))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	defer func() {
+		if err := StopKeeper(filepath.Join(root, "keeper")); err != nil {
+			t.Error(err)
+		}
+	}()
+	opened := make(chan *os.File)
+	go func() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0) // waits for a reader
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- f
+	}()
+	k := open()
+	fd, err := k.Open("end", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Close(fd), k.Close()); err != nil { // as SIGKILL does
+		t.Fatal(err)
+	}
+	w := <-opened
+	if _, err := w.Write([]byte("0")); err != nil {
+		t.Fatalf("the writer finds no reader: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k = open()
+	defer k.Close()
+	if fd, err = k.Open("end", path); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var b [2]byte
+	if n, err := unix.Read(fd, b[:]); n != 1 || err != nil || b[0] != '0' {
+		t.Errorf("the next daemon reads %d bytes, %q: %v", n, b, err)
+	}
+	if err := k.Drop("end"); err != nil {
+		t.Error(err)
+	}
+	if _, err := k.Get("end"); !errdefs.IsNotFound(err) {
+		t.Errorf("after it was dropped: %v", err)
+	}
+	if _, err := k.Open("end", filepath.Join(root, "keeper.lock")); err == nil {
+		t.Error("the keeper opened what is no FIFO")
+	}
+}

@@ -53,6 +53,8 @@ func (k *memKeeper) Get(name string) (int, error) {
 	return -1, errdefs.ErrNotFound
 }
 
+func (k *memKeeper) Open(string, string) (int, error) { return -1, errdefs.ErrUnavailable }
+
 func (k *memKeeper) Drop(names ...string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -281,6 +281,19 @@ func (c *Client) Get(name string) (int, error) {
 	return fd, nil
 }
 
+// Open opens the FIFO path for reading, holds it under name, and returns a descriptor of it. A keeper of an older program
+// refuses.
+func (c *Client) Open(name, path string) (int, error) {
+	_, fd, err := c.call(opOpen, []string{name, path}, nil)
+	if err == nil && fd < 0 {
+		err = errors.New("keeper sent no descriptor")
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", path, err)
+	}
+	return fd, nil
+}
+
 // Drop removes names.
 func (c *Client) Drop(names ...string) error {
 	_, _, err := c.call(opDrop, names, nil)

@@ -203,10 +203,36 @@ func (s *server) handle(req []byte, fds []int) ([]byte, int) {
 			return bad, -1
 		}
 		return ok, dup
+	case opOpen:
+		if len(names) != 2 {
+			return bad, -1
+		}
+		return s.open(names[0], names[1])
 	case opList:
 		return append(ok, s.list(names)...), -1
 	}
 	return bad, -1
+}
+
+// open opens the FIFO path and holds it under name. Whoever waits to write to it goes on, and what he writes is kept, whatever becomes of
+// the daemon that asked.
+func (s *server) open(name, path string) ([]byte, int) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return []byte{version, statusMissing}, -1
+	}
+	var st unix.Stat_t
+	dup := -1
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	if err != nil || dup < 0 {
+		_ = unix.Close(fd)
+		return []byte{version, statusBad}, -1
+	}
+	s.drop(name) // after the new one is open: what an earlier daemon's start has left in the FIFO stays
+	s.fds[name] = fd
+	return []byte{version, statusOK}, dup
 }
 
 func (s *server) drop(name string) {

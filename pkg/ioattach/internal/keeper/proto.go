@@ -15,7 +15,7 @@ import (
 // Protocol: SOCK_SEQPACKET, one request packet, one answer packet.
 //
 //	request  version op name\0name\0...   with one descriptor a name for put
-//	answer   version status text          with one descriptor for get
+//	answer   version status text          with one descriptor for get and open
 //
 // version is one byte. A daemon that is newer than the keeper it finds speaks the keeper's
 // version, which it learns from hello; the keeper is never restarted for an update.
@@ -25,6 +25,7 @@ const (
 	opHello = 'h'
 	opPut   = 'p'
 	opGet   = 'g'
+	opOpen  = 'o' // name and path: open the FIFO path for reading, at once, and hold it under name
 	opDrop  = 'd'
 	opList  = 'l' // names behind the given one, as many as fit
 	opStop  = 'q'

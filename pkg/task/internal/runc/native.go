@@ -62,7 +62,7 @@ func (s state) initGone() bool {
 	return f[0] == "Z" || f[0] == "X" || f[19] != strconv.FormatUint(s.InitStart, 10)
 }
 
-// StartEnd names, for Options.Keep, the end of the FIFO that init waits at, of the container with the bundle dir.
+// StartEnd names, for Options.Barriers, the end of the FIFO that init waits at, of the container with the bundle dir.
 func StartEnd(dir string) string { return filepath.Join(dir, "start") }
 
 // fifoPoll is how often start looks whether init is still there to open its end.
@@ -72,21 +72,18 @@ const fifoPoll = 100 * time.Millisecond
 // anything has been done.
 func (r *Runtime) startNatively(ctx context.Context, id, dir string) (done bool, err error) {
 	s, ok := r.readState(id)
-	if !ok || s.initGone() {
+	if !ok || s.initGone() || r.o.Barriers == nil {
 		return false, nil
 	}
 	path := filepath.Join(r.o.Root, id, "exec.fifo")
 	// Not to be blocked: init may die before it opens its end. Once this end is open init goes on, so there is no way back.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	end := StartEnd(dir)
+	fd, err := r.o.Barriers.OpenHeld(end, path)
 	if err != nil {
 		return false, nil
 	}
 	defer unix.Close(fd)
-	// Init writes as soon as somebody has opened the other end, and gives up if that is gone by then. So that it is not, should this
-	// daemon die right here, the keeper gets the end, too.
-	if r.o.Keep != nil {
-		defer r.o.Keep(StartEnd(dir), fd)()
-	}
+	defer r.o.Barriers.LetGo(end)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(fifoPoll.Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {

@@ -28,8 +28,15 @@ type Options struct {
 	ExecCgroup    bool          // exec takes --cgroup as cgroup.Sub gives it
 	Timeout       time.Duration // a call that takes longer is killed; 0 is DefaultTimeout
 
-	// Keep has a descriptor kept open by another process, whatever becomes of this one, until release is called. May be nil.
-	Keep func(name string, fd int) (release func())
+	// Barriers lets start do what the program would; nil leaves it to the program.
+	Barriers Barriers
+}
+
+// Barriers opens the FIFO that a parked init waits at. Its reading end has to outlive the daemon: an init that goes on because of it
+// and finds it closed when it writes, as the daemon was killed in between, dies of that instead of running the user's program.
+type Barriers interface {
+	OpenHeld(name, path string) (fd int, err error) // does not wait for init
+	LetGo(name string)
 }
 
 // DefaultTimeout bounds one call of the runtime. Creating a container takes tens of milliseconds; what takes minutes has hung.
