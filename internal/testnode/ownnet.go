@@ -89,7 +89,7 @@ func (n *Node) NetworkState() []string {
 			name, _, _ := strings.Cut(rest, ":")
 			line = "interface " + strings.Split(name, "@")[0]
 		}
-		if line == "}\n" && strings.HasPrefix(state[len(state)-1], "table ") {
+		if strings.TrimSuffix(line, "\n") == "}" && strings.HasPrefix(state[len(state)-1], "table ") {
 			state = state[:len(state)-1] // iptables makes the tables that it looks at
 		}
 		line = strings.TrimSpace(line)
