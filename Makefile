@@ -67,7 +67,7 @@ demo: build tools ## A pod from pull to exit, with the daemon killed in between 
 
 test: setup tools build lint ## All tests, with all set-up
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/... ./test/bench
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 1 -count=1 -v ./test/integration/... ./test/crash/... | hack/test-summary.sh
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 1 -count=1 -v ./test/integration/... ./test/crash/... ./test/conformance | hack/test-summary.sh
 
 test-unit: ## The tests that need no root
 	$(GO) test ./cmd/... ./internal/... ./pkg/... ./test/bench

@@ -3,9 +3,8 @@
 package testnode
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -76,9 +75,18 @@ func same(row string) string {
 	return strings.Join(cells[2:6], " | ")
 }
 
+// writeRow puts a row into the table, also while other tests do.
 func writeRow(file string, row []string) error {
-	b, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
 		return err
 	}
 	before, rest, ok := strings.Cut(string(b), tableBegin)
@@ -91,7 +99,11 @@ func writeRow(file string, row []string) error {
 	lines = slices.DeleteFunc(lines, func(l string) bool { return same(l) == same(text) })
 	lines = append(lines, text)
 	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(same(a), same(b)) })
-	return os.WriteFile(file, []byte(before+tableBegin+tableHead+strings.Join(lines, "")+tableEnd+after), 0o644)
+	text = before + tableBegin + tableHead + strings.Join(lines, "") + tableEnd + after
+	if _, err := f.WriteAt([]byte(text), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(text)))
 }
 
 // FirstLine runs a program and returns the first line that it prints.

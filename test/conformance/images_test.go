@@ -3,6 +3,7 @@
 package conformance
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -76,27 +77,29 @@ func TestImages(t *testing.T) {
 	}
 	_, err = n.Images.PullImage(n.Ctx(), spec(registry.Addr+"/none:1"), nil, nil)
 	wantCode(t, "pull of what the registry does not have", err, codes.NotFound)
-	for _, bad := range []string{"", "UPPER/case", "a b", "x@sha256:12"} {
+	for _, bad := range []string{"", "127.0.0.1:1/UPPER/case", "a b", "x@sha256:12"} {
 		_, err = n.Images.PullImage(n.Ctx(), spec(bad), nil, nil)
 		wantCode(t, "pull of "+bad, err, codes.InvalidArgument)
 	}
 }
 
-// TestImageUser: what the kubelet needs of an image to keep root out.
+// TestImageUser: what the kubelet verifies runAsNonRoot with. Of a user by name it knows no uid.
 func TestImageUser(t *testing.T) {
 	n := testnode.Start(t, testnode.Options{NoNetwork: true})
-	ref := registry.Ref(t, "configured:1")
-	n.Pull(ref)
-	r, err := n.Images.ImageStatus(n.Ctx(), &runtimeapi.ImageSpec{Image: ref}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The kubelet verifies runAsNonRoot with these: a name is no proof.
-	want(t, "user by name", r.Image.Username, "app")
-	if r.Image.Uid != nil {
-		t.Errorf("uid %v of an image whose user is a name", r.Image.Uid)
-	}
-	if !strings.Contains(r.Info["info"], `"imageSpec"`) {
-		t.Errorf("verbose part: %v", r.Info)
+	for ref, user := range map[string]string{"user-name:1": "app ", "user-id:1": " 1000", "busybox:1": " "} { // the kubelet takes none for root
+		ref = registry.Ref(t, ref)
+		n.Pull(ref)
+		r, err := n.Images.ImageStatus(n.Ctx(), &runtimeapi.ImageSpec{Image: ref}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid := ""
+		if r.Image.Uid != nil {
+			uid = fmt.Sprint(r.Image.Uid.Value)
+		}
+		want(t, "user of "+ref, r.Image.Username+" "+uid, user)
+		if !strings.Contains(r.Info["info"], `"imageSpec"`) {
+			t.Errorf("verbose part: %v", r.Info)
+		}
 	}
 }

@@ -49,26 +49,29 @@ func TestConfinement(t *testing.T) {
 	status := func(ctr, field string) string {
 		return strings.TrimSpace(f.inside(ctr, fmt.Sprintf("sed -n 's/^%s:[[:space:]]*//p' /proc/self/status", field)))
 	}
-	plain := run(func(*runtimeapi.LinuxContainerSecurityContext) {})
+	plain := run(func(s *runtimeapi.LinuxContainerSecurityContext) { // what the kubelet sends for procMount: Default
+		s.MaskedPaths = []string{"/proc/keys", "/proc/timer_list", "/sys/firmware"}
+		s.ReadonlyPaths = []string{"/proc/irq", "/proc/sys"}
+	})
 	want(t, "default capabilities", status(plain, "CapEff"), "00000000a80425fb") // the set that Docker has begun with
 	want(t, "ambient capabilities", status(plain, "CapAmb"), "0000000000000000")
 	want(t, "no_new_privs", status(plain, "NoNewPrivs"), "0")
 	want(t, "writable root", f.inside(plain, "touch /x && echo yes"), "yes\n")
 	want(t, "masked paths", f.inside(plain, "cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware | wc -l"), "0\n0\n")
-	want(t, "read-only paths", f.inside(plain, "for p in /proc/sys /proc/irq /sys; do touch $p/x 2>/dev/null || echo no; done"), "no\nno\nno\n")
+	want(t, "read-only paths", f.inside(plain, "for p in /proc/sys/kernel/domainname /proc/irq/default_smp_affinity /sys/kernel/mm/x; do echo 1 > $p 2>/dev/null || echo no; done"), "no\nno\nno\n")
 
 	tight := run(func(s *runtimeapi.LinuxContainerSecurityContext) {
 		s.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{"ALL"}, AddCapabilities: []string{"NET_RAW"}}
 		s.NoNewPrivs, s.ReadonlyRootfs = true, true
 		s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
-		s.MaskedPaths, s.ReadonlyPaths = []string{"/bin/sleep"}, []string{"/tmp"}
+		s.MaskedPaths, s.ReadonlyPaths = []string{"/etc/passwd"}, []string{"/tmp"}
 	})
 	want(t, "capabilities", status(tight, "CapEff"), "0000000000002000")
 	want(t, "bounding set", status(tight, "CapBnd"), "0000000000002000")
 	want(t, "no_new_privs", status(tight, "NoNewPrivs"), "1")
 	want(t, "seccomp", status(tight, "Seccomp"), "2")
 	want(t, "read-only root", f.inside(tight, "touch /x 2>/dev/null || echo no"), "no\n")
-	want(t, "masked path asked for", f.inside(tight, "wc -c < /bin/sleep"), "0\n")
+	want(t, "masked path asked for", f.inside(tight, "wc -c < /etc/passwd"), "0\n")
 	want(t, "read-only path asked for", f.inside(tight, "touch /tmp/x 2>/dev/null || echo no"), "no\n")
 
 	f.pc = f.HostPodConfig()
