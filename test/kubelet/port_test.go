@@ -63,6 +63,7 @@ func executors(u *url.URL) (map[string]remotecommand.Executor, error) {
 	return map[string]remotecommand.Executor{"WebSocket": websocket, "SPDY": old}, err
 }
 
+// exec runs a command over WebSocket, as kubectl does.
 func (k *kubelet) exec(pod, container string, command ...string) (string, error) {
 	es, err := executors(k.url("/exec/default/"+pod+"-"+nodeName+"/"+container, url.Values{"command": command, "output": {"1"}, "error": {"1"}}))
 	if err != nil {
@@ -71,7 +72,7 @@ func (k *kubelet) exec(pod, container string, command ...string) (string, error)
 	var out bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(time.Minute))
 	defer cancel()
-	err = es["SPDY"].StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out})
+	err = es["WebSocket"].StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out})
 	return out.String(), err
 }
 
