@@ -237,6 +237,7 @@ func (t *Task) deleteRuntime(ctx context.Context) error {
 			return err
 		}
 		t.m.o.Reaper.Scan()
+		t.killCgroup() // what somebody has put there, or left there outside of its pid namespace
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-t.m.closing:
@@ -245,14 +246,23 @@ func (t *Task) deleteRuntime(ctx context.Context) error {
 	}
 }
 
+// killCgroup ends whatever is in the cgroup of a container that is over. A cgroup that does not bear the container's name is not
+// provably its own.
+func (t *Task) killCgroup() {
+	if t.cgroup == nil || !strings.Contains(filepath.Base(t.cgroup.Path()), t.id) {
+		return
+	}
+	if err := t.cgroup.Kill(); err != nil {
+		t.log().Error(err, "kill what is left in the cgroup", "container", t.id)
+	}
+}
+
 // sweepCgroup removes what a runtime that was killed half-way has made without noting it: its delete knows nothing of that.
 func (t *Task) sweepCgroup() error {
 	if t.cgroup == nil || !strings.Contains(filepath.Base(t.cgroup.Path()), t.id) || !t.cgroup.Exists() {
-		return nil // a cgroup that does not bear the container's name is not provably its own
+		return nil
 	}
-	if err := t.cgroup.Kill(); err != nil {
-		return err
-	}
+	t.killCgroup()
 	if err := t.cgroup.RemoveAll(); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w: %w", t.cgroup.Path(), err, runc.ErrBusy)
 	}

@@ -265,7 +265,8 @@ func TestBrokenRuntime(t *testing.T) {
 	v.Eventually("removed", func() error { return v.Runtime.RemoveContainer(v.Ctx(), v.ctr) })
 }
 
-// TestBusyCgroup keeps a container's cgroup from becoming empty: it holds a zombie that only the test can reap.
+// TestBusyCgroup puts a process of somebody else into a container's cgroup. What is in there when the container is removed is
+// killed; where the kernel counts a zombie that is not the daemon's to reap, removing fails until it is reaped.
 func TestBusyCgroup(t *testing.T) {
 	v := newVictim(t, testnode.Options{NoNetwork: true})
 	other := v.Run(v.pod, v.pc, v.ContainerConfig(v.ref, "sh", "-c", waits))
@@ -290,10 +291,7 @@ func TestBusyCgroup(t *testing.T) {
 	ctx, cancel := context.WithTimeout(v.Ctx(), time.Minute)
 	defer cancel()
 	err := v.Runtime.RemoveContainer(ctx, other)
-	if err == nil {
-		t.Skip("a zombie does not keep a cgroup busy on this kernel")
-	}
-	if !strings.Contains(err.Error(), "cgroup") {
+	if err != nil && !strings.Contains(err.Error(), "cgroup") {
 		t.Errorf("remove with a busy cgroup: %v", err)
 	}
 	v.wantOthersGoOn()
