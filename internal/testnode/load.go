@@ -12,8 +12,11 @@ import (
 // load is what a daemon holds.
 type load struct{ descriptors, goroutines int }
 
-// loadSlack is for what comes and goes by itself: connections of clients, timers, a collection of garbage.
-const loadSlack = 10
+// What comes and goes by itself: connections of clients, with a few goroutines each, timers, a collection of garbage.
+const (
+	descriptorSlack = 10
+	goroutineSlack  = 30
+)
 
 func (n *Node) load(ctx context.Context) (load, error) {
 	r, err := n.Runtime.Status(ctx, true)
@@ -31,7 +34,7 @@ func (n *Node) load(ctx context.Context) (load, error) {
 func (n *Node) idleAgain(ctx context.Context) error {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		now, err := n.load(ctx)
-		if err == nil && now.descriptors <= n.idle.descriptors+loadSlack && now.goroutines <= n.idle.goroutines+loadSlack {
+		if err == nil && now.descriptors <= n.idle.descriptors+descriptorSlack && now.goroutines <= n.idle.goroutines+goroutineSlack {
 			return nil
 		}
 		if time.Now().After(deadline) {

@@ -66,6 +66,7 @@ type Node struct {
 	nets   []string // network namespaces made for the node, by name
 	daemon *exec.Cmd
 	exited chan struct{} // closed when the daemon's process has been reaped
+	bin    string        // where the daemon's programs are; empty: as built by make
 	idle   load          // of the first daemon, before it had anything to do
 }
 
@@ -191,7 +192,7 @@ func (n *Node) Launch() {
 		n.T.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(testenv.Tool(n.T, "embedcri"), "run", "-config", n.config, fmt.Sprintf("-v=%d", n.o.Verbosity))
+	cmd := exec.Command(n.program(), "run", "-config", n.config, fmt.Sprintf("-v=%d", n.o.Verbosity))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.o.Env...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
@@ -274,6 +275,16 @@ func (n *Node) end(sig unix.Signal) {
 // Died is closed when the daemon that was started last has ended, by whomever.
 func (n *Node) Died() <-chan struct{} { return n.exited }
 
+// UsePrograms has daemons that are started from now on run from dir, as after an update.
+func (n *Node) UsePrograms(dir string) { n.bin = dir }
+
+func (n *Node) program() string {
+	if n.bin != "" {
+		return filepath.Join(n.bin, "embedcri")
+	}
+	return testenv.Tool(n.T, "embedcri")
+}
+
 // Setenv adds to the environment of daemons that are started from now on.
 func (n *Node) Setenv(kv ...string) { n.o.Env = append(n.o.Env, kv...) }
 
@@ -340,7 +351,7 @@ func (n *Node) Log() string {
 
 // Command returns a command of the embedcri program for this node.
 func (n *Node) Command(name string, args ...string) *exec.Cmd {
-	return exec.Command(testenv.Tool(n.T, "embedcri"), append([]string{name, "-config", n.config}, args...)...)
+	return exec.Command(n.program(), append([]string{name, "-config", n.config}, args...)...)
 }
 
 // remove takes everything down and looks for what is left.

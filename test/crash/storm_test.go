@@ -31,6 +31,7 @@ type storm struct {
 	t             *testing.T
 	n             *testnode.Node
 	image         string
+	update        string // directory of another version's programs
 	until         time.Time
 	seed          uint64
 	lives, calls  atomic.Int64
@@ -44,8 +45,9 @@ type storm struct {
 	firstOfFailed []string
 }
 
-// TestStorm has 40 pods made, used, stopped and removed at once while the daemon is killed every few seconds. No exit code may be
-// wrong, no log line lost or doubled, nothing left, and no call may fail for another reason than that there is no daemon.
+// TestStorm has 40 pods made, used, stopped and removed at once while the daemon is killed every few seconds, or told to end, and
+// followed by one of another version, forth and back. No exit code may be wrong, no log line lost or doubled, nothing left, and no
+// call may fail for another reason than that there is no daemon.
 //
 // EMBEDCRI_STORM is how long it takes (make storm: 3m), EMBEDCRI_SEED repeats the random part of a run.
 func TestStorm(t *testing.T) {
@@ -69,6 +71,7 @@ func TestStorm(t *testing.T) {
 	s := &storm{t: t, seed: seed, image: registry.Ref(t, "busybox:1"), failures: map[string]int{}}
 	s.n = testnode.Start(t, testnode.Options{KeepFailed: os.Getenv("EMBEDCRI_KEEP") != ""})
 	s.n.Pull(s.image)
+	s.update = testnode.BuildVersion(t, "99.0.0-storm")
 	s.c = dial(t, s.n.Socket)
 	s.life(rand.New(rand.NewPCG(seed, 0)), true) // makes what stays: the bridge, directories
 	was := s.n.Quiet()
@@ -110,6 +113,7 @@ func TestStorm(t *testing.T) {
 		}
 		return nil
 	})
+	s.n.UsePrograms("")
 	a := &actor{t: t, n: s.n, c: s.c}
 	a.wantNoLeases(t)
 }
@@ -133,6 +137,7 @@ func (s *storm) kill(done <-chan struct{}) {
 			s.n.Kill()
 		}
 		s.kills++
+		s.n.UsePrograms([]string{"", s.update}[s.kills%2])        // forth and back
 		time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond) // what ends now ends without a daemon
 		begun := time.Now()
 		s.n.Launch()
