@@ -72,6 +72,8 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 
+	// Beside the tracer's, which is as long: the two are most of what a start takes.
+	openedImages := later(func() (*image.Store, error) { return image.Open(imageOptions(c)) })
 	tracer, err := exitbpf.Open(exitbpf.Options{Dir: c.BPF, Capacity: c.Exit.Capacity, Require: c.Exit.Require})
 	if err != nil {
 		return fmt.Errorf("exit tracer: %w", err)
@@ -96,7 +98,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	if err != nil {
 		return err
 	}
-	images, err := image.Open(imageOptions(c))
+	images, err := openedImages()
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
@@ -205,6 +207,18 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		stop()
 	})
 	return server.Serve(serving, listener)
+}
+
+// later calls f at once, beside what its caller does next; the function that it returns waits for the result.
+func later[T any](f func() (T, error)) func() (T, error) {
+	var v T
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v, err = f()
+	}()
+	return func() (T, error) { <-done; return v, err }
 }
 
 // listen makes the unix socket, for root alone from its first moment on.
