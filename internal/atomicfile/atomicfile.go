@@ -8,13 +8,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Durability says what a write has to survive.
 type Durability int
 
 const (
-	// Process survives the death of this process, not necessarily a power loss: a rename in the page cache.
+	// Process survives the death of this process, not necessarily a power loss: it is in the page cache, and on its way to the
+	// disk a second later. For as long there is a hidden file beside it.
 	Process Durability = iota
 	// Power survives a power loss: the file and its directory are synced before Write returns.
 	Power
@@ -51,13 +55,47 @@ func Write(path string, data []byte, perm os.FileMode, d Durability) (err error)
 	if err := f.Close(); err != nil {
 		return err
 	}
+	if d == Process {
+		old, err := swap(f.Name(), path)
+		if err != nil {
+			return err
+		}
+		time.AfterFunc(settleAfter, func() { settle(old, path) })
+		return nil
+	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	if d == Power {
-		return SyncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
+}
+
+// settleAfter is how long a file of Process durability is left to the page cache. Records change several times within a second, and
+// then no more for long; only what stays need be written. The kernel itself would take up to half a minute
+// (vm.dirty_expire_centisecs), and what has not been written is an empty file after a power loss.
+const settleAfter = time.Second
+
+// settle removes what path has replaced, and begins to write path. By now their directory may be gone.
+func settle(old, path string) {
+	if old != "" {
+		_ = os.Remove(old)
 	}
-	return nil
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+}
+
+// swap puts temporary in path's place, and what was there in temporary's: old, empty if there was nothing. Not by a rename onto path: ext4 takes that for somebody
+// who forgot fsync and begins to write the new file before it returns (auto_da_alloc in its documentation), and it frees the old
+// file's blocks; together they are most of what a small write costs, 0.4 ms rather than 0.07. An exchange is the same to readers,
+// and does neither.
+func swap(temporary, path string) (old string, err error) {
+	if unix.Renameat2(unix.AT_FDCWD, temporary, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE) == nil {
+		return temporary, nil
+	}
+	return "", os.Rename(temporary, path) // there is no old file, or the file system has no exchange
 }
 
 // SyncDir makes the names in dir durable (fsync(2): syncing a file does not sync its directory entry).

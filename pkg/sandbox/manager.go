@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -126,6 +127,9 @@ func New(o Options) (*Manager, error) {
 	}
 	ctrRecs, err := o.Records.Kind("containers")
 	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(podRecs.Sweep(), ctrRecs.Sweep()); err != nil {
 		return nil, err
 	}
 	m := &Manager{

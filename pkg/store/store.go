@@ -62,15 +62,12 @@ func (s *Store) Kind(name string) (*Kind, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store of %s: %w", name, err)
 	}
-	k := &Kind{dir: dir}
-	if err := k.sweep(); err != nil {
-		return nil, fmt.Errorf("open store of %s: %w", name, err)
-	}
-	return k, nil
+	return &Kind{dir: dir}, nil
 }
 
-// sweep removes what a daemon was killed over: records on their way out (Delete), and files that were about to replace another.
-func (k *Kind) sweep() error {
+// Sweep removes what a daemon was killed over: records on their way out (Delete), and files that were about to replace another or
+// had just been replaced. Only for the daemon itself, before it writes: to another's files that are under way it does the same.
+func (k *Kind) Sweep() error {
 	trash, err := filepath.Glob(filepath.Join(filepath.Dir(k.dir), "."+filepath.Base(k.dir)+"-*"))
 	if err != nil {
 		return err
@@ -83,7 +80,10 @@ func (k *Kind) sweep() error {
 	for _, path := range append(trash, temps...) {
 		errs = append(errs, os.RemoveAll(path))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep store of %s: %w", filepath.Base(k.dir), err)
+	}
+	return nil
 }
 
 // SetAside copies a record, whatever is in it, to <root>/damaged, and returns where to: a damaged one is evidence, and has to
