@@ -98,6 +98,9 @@ func imageSpec(c container) *runtimeapi.ImageSpec {
 	if name == "" {
 		name = in.GetImage()
 	}
+	if name == "" {
+		name = unknownImage
+	}
 	return &runtimeapi.ImageSpec{
 		Image:              name,
 		Annotations:        in.GetAnnotations(),
@@ -112,8 +115,15 @@ func imageRef(c container) string {
 	if ref := c.ImageRef(); ref != "" {
 		return ref
 	}
-	return c.ImageID()
+	if id := c.ImageID(); id != "" {
+		return id
+	}
+	return unknownImage
 }
+
+// unknownImage is what a container is made from whose record cannot be read. The kubelet refuses a status without an image, and
+// would never get to remove such a container.
+const unknownImage = "unknown"
 
 // nanoseconds is a time as the CRI has it. The zero time is 0, "not specified"; UnixNano is undefined for it.
 func nanoseconds(t time.Time) int64 {

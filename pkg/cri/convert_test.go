@@ -166,7 +166,7 @@ func TestBrokenRecord(t *testing.T) {
 	if i := containerItem(c, st); i.Metadata == nil || i.Image == nil || i.State != unknown {
 		t.Errorf("%v", i)
 	}
-	if s := containerStatus(c, st); s.Metadata == nil || s.Image == nil || s.FinishedAt != 0 {
+	if s := containerStatus(c, st); s.Metadata == nil || s.GetImage().GetImage() == "" || s.ImageRef == "" || s.FinishedAt != 0 {
 		t.Errorf("%v", s)
 	}
 	if p := podItem(c.pod, c.pod.status); p.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {

@@ -70,6 +70,8 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 	var s Status
 	switch err := m.o.Store.Get(id, statusRecord, &s); {
 	case errors.Is(err, store.ErrDamaged):
+		evidence, keepErr := m.o.Store.SetAside(id, statusRecord) // the original is overwritten by the next transition
+		t.log().Error(errors.Join(err, keepErr), "status cannot be read; the container can still be stopped and removed", "container", id, "evidence", evidence)
 		t.status.Store(&Status{State: Unknown, Message: err.Error()})
 		return t, nil
 	case errdefs.IsNotFound(err): // recorded, but creation had not begun
