@@ -111,7 +111,7 @@ func await(t testing.TB, ok func() bool) {
 	}
 }
 
-// rotated returns a log's files, the oldest first.
+// rotated returns a log's files, the oldest first: by number, as by name x.10 would come before x.2 and look like batches out of order.
 func rotated(t testing.TB, path string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(path + ".*")
