@@ -5,6 +5,7 @@ package testregistry
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -165,11 +166,14 @@ func randomEntries(r *rand.Rand, dir string, size int) []Entry {
 	entries := []Entry{Dir(dir, 0o755)}
 	add := func(n int, text bool) {
 		body := make([]byte, n)
+		var word [8]byte
 		for i := range body {
+			if i%8 == 0 {
+				binary.LittleEndian.PutUint64(word[:], r.Uint64())
+			}
+			body[i] = word[i%8]
 			if text {
-				body[i] = "abcdefghijklmnopqrstuvwxyz     \n"[r.IntN(32)]
-			} else {
-				body[i] = byte(r.Uint32())
+				body[i] = "abcdefghijklmnopqrstuvwxyz     \n"[body[i]%32]
 			}
 		}
 		entries = append(entries, File(fmt.Sprintf("%s/file%d", dir, len(entries)), 0o644, body))

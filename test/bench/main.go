@@ -23,7 +23,7 @@ import (
 type options struct {
 	run, peers string
 	endpoints  []string
-	n          int
+	n, rounds  int
 	json, docs string
 	list       bool
 	verbose    bool
@@ -45,6 +45,7 @@ func main() {
 		return nil
 	})
 	flag.IntVar(&o.n, "n", 30, "samples of each latency, for each runtime")
+	flag.IntVar(&o.rounds, "rounds", 2, "rounds of what takes long: density, logs, pulls")
 	flag.StringVar(&o.json, "json", "", "`file` to put results into; what it has of other measures stays")
 	flag.StringVar(&o.docs, "docs", "", "Markdown `file` whose generated tables are to be renewed from -json")
 	flag.StringVar(&o.work, "dir", "/var/tmp", "`directory` below which the runtimes get theirs")
@@ -118,8 +119,8 @@ var groups = []group{
 	{"parallel", "pods and execs, 8 at a time", measureParallel},
 	{"exit", "from a container's death to the event, and to its status", measureExit},
 	{"exec", "ExecSync, one at a time", measureExec},
-	{"density50", "what 50 pods cost: memory, processes, threads, descriptors, lists, idle CPU, restart", density(50, 2)},
-	{"density200", "the same with 200 pods", density(200, 1)},
+	{"density50", "what 50 pods cost: memory, processes, threads, descriptors, lists, idle CPU, restart", density(50)},
+	{"density200", "the same with 200 pods", density(200)},
 	{"logs", "output of containers", measureLogs},
 	{"pull", "images from a registry on loopback", measurePull},
 }

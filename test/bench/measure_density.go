@@ -22,10 +22,10 @@ const (
 	idle = 20 * time.Second
 )
 
-// density measures what n pods cost, with each daemon alone on the machine, rounds times in turns.
-func density(n, rounds int) func(context.Context, *bed) error {
+// density measures what n pods cost, with each daemon alone on the machine, in turns.
+func density(n int) func(context.Context, *bed) error {
 	return func(ctx context.Context, b *bed) error {
-		return b.alone(ctx, rounds, func(p *peer) error {
+		return b.alone(ctx, b.o.rounds, func(p *peer) error {
 			return (&crowd{peer: p, n: n}).measure(ctx)
 		})
 	}

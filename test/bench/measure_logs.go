@@ -28,7 +28,7 @@ func measureLogs(ctx context.Context, b *bed) error {
 		{"big", "writes of 64 KiB", 64 << 10},
 		{"lines", "a write for each line", 100},
 	} {
-		err := b.turns(ctx, 2, func(_ int, p *peer) error {
+		err := b.turns(ctx, b.o.rounds, func(_ int, p *peer) error {
 			if p.handler != "" {
 				return nil // streams do not depend on it
 			}
