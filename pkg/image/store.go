@@ -39,9 +39,9 @@ const namespace = "embedcri"
 // being replaced needs a moment to exit; one that stays is a mistake that must be told at once.
 const lockTimeout = 2 * time.Second
 
-// minUnpacks and maxUnpacks bound how many layers are unpacked at once, which otherwise is one for each processor. Each takes two
-// megabytes of memory, and with zstd up to maxZstdWindow more.
-const minUnpacks, maxUnpacks = 2, 8
+// maxUnpacks bounds how many layers are unpacked at once, which otherwise is one for every two processors: one of each pair
+// decompresses, the other writes files. Each takes two megabytes of memory, and with zstd up to maxZstdWindow more.
+const maxUnpacks = 8
 
 // Store holds the node's images and the root file systems made from them. All methods may be called
 // from several goroutines at once. See the package comment for what is where on disk.
@@ -102,7 +102,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		options: o, log: klog.Background().WithName("image"), downloads: semaphore.NewWeighted(int64(o.MaxDownloads)),
-		unpacks:     semaphore.NewWeighted(int64(min(max(minUnpacks, runtime.NumCPU()), maxUnpacks))),
+		unpacks:     semaphore.NewWeighted(int64(min(max(runtime.NumCPU()/2, 1), maxUnpacks))),
 		collectWake: make(chan struct{}, 1), syncWake: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
