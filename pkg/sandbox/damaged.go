@@ -62,7 +62,8 @@ func (m *Manager) lostContainerIdentity(id string) containerIdentity {
 		meta.PodID, meta.PodInit = id, true // the pod's own init has the pod's id
 	}
 	name := cmp.Or(oci.Annotations[spec.AnnotationContainerName], "unknown-"+id[:min(12, len(id))])
-	image := &runtimeapi.ImageSpec{Image: oci.Annotations[spec.AnnotationImageName]}
+	meta.ImageRef = cmp.Or(oci.Annotations[spec.AnnotationImageName], "unknown") // clients refuse a status without one
+	image := &runtimeapi.ImageSpec{Image: meta.ImageRef}
 	meta.Config = message[*runtimeapi.ContainerConfig]{&runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: image,
 	}}
