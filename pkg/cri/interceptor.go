@@ -4,6 +4,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"runtime/debug"
@@ -25,6 +26,7 @@ type calls struct {
 	log     klog.Logger
 	seq     atomic.Uint64
 	latency *latencies
+	closing context.Context // done when the server is about to end; may be nil
 }
 
 // quietVerbosity is the klog level of calls that change nothing; there are many of them every second.
@@ -64,6 +66,9 @@ func (c *calls) begin(ctx context.Context, fullMethod string, req any) (context.
 		if panicked != nil {
 			log.Error(nil, "Panic in a CRI call", "method", method, "panic", panicked, "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic in %s: %v: %w", method, panicked, errdefs.ErrInternal)
+		}
+		if c.closing != nil && c.closing.Err() != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("the daemon is stopping (%v): %w", err, errdefs.ErrUnavailable) // the client has not gone: it should try again
 		}
 		err = toStatus(err)
 		took := time.Since(start)

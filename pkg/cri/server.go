@@ -96,6 +96,7 @@ func newServer(o Options, pods podManager, images imageStore) (*Server, error) {
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.calls = &calls{
 		log:     klog.Background(),
+		closing: s.closing,
 		latency: newLatencies(&runtimeapi.RuntimeService_ServiceDesc, &runtimeapi.ImageService_ServiceDesc),
 	}
 	if s.streaming, err = newStreamServer(o.Streaming, s); err != nil {

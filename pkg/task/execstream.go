@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/embedcri/embedcri/pkg/ioattach"
@@ -62,7 +63,7 @@ func (t *Task) ExecStream(ctx context.Context, process *specs.Process, s ExecStr
 		t.leave(e, streams, s.TTY)
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, context.Cause(ctx))
 	case <-t.m.closing:
-		return nil, errors.Join(fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, context.Canceled), streams.Close())
+		return nil, errors.Join(fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, errdefs.ErrUnavailable), streams.Close())
 	}
 	defer e.Close()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Drain)

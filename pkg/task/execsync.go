@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/embedcri/embedcri/pkg/ioattach"
@@ -91,7 +92,7 @@ func (t *Task) ExecSync(ctx context.Context, s ExecSync) (*Result, error) {
 		e.Kill()
 		return nil, fmt.Errorf("exec in container %s: %w", t.id, context.Cause(ctx))
 	case <-t.m.closing:
-		return nil, fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, context.Canceled)
+		return nil, fmt.Errorf("exec in container %s: the daemon is stopping: %w", t.id, errdefs.ErrUnavailable)
 	}
 	stages.end("command") // what is left of it: it runs already while it is being watched
 	deadline := time.Now().Add(s.Drain)
@@ -143,7 +144,7 @@ func (t *Task) launch(ctx context.Context, process *specs.Process, out, errOut *
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-t.m.closing:
-		err = fmt.Errorf("the daemon is stopping: %w", context.Canceled)
+		err = fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
 	}
 	go func() {
 		if r := <-launched; r.err == nil {
