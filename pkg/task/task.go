@@ -28,6 +28,7 @@ import (
 type Runtime interface {
 	Create(ctx context.Context, id, dir string, io ioattach.Stdio) (pid int, err error) // init is parked at the barrier
 	Start(ctx context.Context, id, dir string) error
+	Passed(id string) bool // init is known to be past the barrier; false says nothing
 	// ExecCgroup tells whether Exec can put a process into a sub-cgroup (runc.Exec.Cgroups).
 	ExecCgroup() bool
 	Exec(ctx context.Context, id, dir string, e runc.Exec) (pid int, err error)

@@ -62,6 +62,16 @@ func (s state) initGone() bool {
 	return f[0] == "Z" || f[0] == "X" || f[19] != strconv.FormatUint(s.InitStart, 10)
 }
 
+// Passed tells whether init is known to be past the barrier: runc, or startNatively, removes the FIFO when init has. False says
+// nothing: one that was killed in between leaves it there, and another runtime may have none.
+func (r *Runtime) Passed(id string) bool {
+	if _, ok := r.readState(id); !ok {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(r.o.Root, id, "exec.fifo"))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // StartEnd names, for Options.Barriers, the end of the FIFO that init waits at, of the container with the bundle dir.
 func StartEnd(dir string) string { return filepath.Join(dir, "start") }
 
