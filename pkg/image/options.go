@@ -31,7 +31,7 @@ type Options struct {
 	CertDirs []string
 	// Platform is what images are chosen for, as OS/ARCH[/VARIANT]; "" is this machine.
 	Platform string
-	// MaxDownloads bounds the layers that all pulls of the node download at once. Default 6.
+	// MaxDownloads bounds the layers that all pulls of the node download at once; a single pull downloads at most three. Default 6.
 	MaxDownloads int
 	// ProgressTimeout is how long a download may stand still until the next mirror is asked, and an
 	// unpack until the pull fails. Default 5 minutes.
