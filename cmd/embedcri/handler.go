@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,33 +15,23 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
-	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/pkg/config"
 	"github.com/embedcri/embedcri/pkg/spec"
 )
 
-// probeTimeout bounds a question to a runtime, which only prints what was compiled in.
-const probeTimeout = 10 * time.Second
-
-// probe runs a command of a runtime and returns what it prints; nothing if it does not know the command.
-func probe(path string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, args...).Output()
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s %v: no answer within %v", path, args, probeTimeout)
-	}
-	if err != nil {
-		return nil, nil //nolint:nilerr // an older runtime
-	}
-	return out, nil
-}
+// featuresTimeout bounds `<runtime> features`, which only prints what was compiled in.
+const featuresTimeout = 10 * time.Second
 
 // runtimeFeatures is what a runtime says it can do (runtime-spec, features.md); nil if it does not understand the question.
 func runtimeFeatures(path string) (*features.Features, error) {
-	out, err := probe(path, "features")
-	if out == nil {
-		return nil, err
+	ctx, cancel := context.WithTimeout(context.Background(), featuresTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "features").Output()
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s features: no answer within %v", path, featuresTimeout)
+	}
+	if err != nil {
+		return nil, nil //nolint:nilerr // an older runtime
 	}
 	f := &features.Features{}
 	if err := json.Unmarshal(out, f); err != nil {
@@ -51,14 +40,11 @@ func runtimeFeatures(path string) (*features.Features, error) {
 	return f, nil
 }
 
-// execCgroup tells whether the runtime's exec takes --cgroup as we give it. On v1 only runc understands a hierarchy there; crun 1.8
-// would leave the process outside of the container's cgroups, and thus without its limits and its device rules.
-func execCgroup(path string, f *features.Features) (bool, error) {
-	if !cgroup.Unified() {
-		return f != nil && f.Annotations["org.opencontainers.runc.version"] != "", nil
-	}
-	help, err := probe(path, "exec", "--help")
-	return bytes.Contains(help, []byte("--cgroup")), err
+// execCgroup tells whether the runtime's exec takes --cgroup as we give it, which is runc's way. On cgroup v1 crun 1.8 leaves the
+// process outside of the container's cgroups, and thus without its limits and its device rules; on v2 with systemd it looks for the
+// sub-cgroup below one that it has made itself, and fails.
+func execCgroup(f *features.Features) bool {
+	return f != nil && f.Annotations["org.opencontainers.runc.version"] != ""
 }
 
 // handlerSpec is what a handler's containers may use: the configuration, and what the runtime can do. A runtime that cannot say can

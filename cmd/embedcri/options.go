@@ -59,12 +59,8 @@ func runtimes(c *config.Config, systemd bool, node spec.Node, hub *ioattach.Hub)
 		if err != nil {
 			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
 		}
-		sub, err := execCgroup(path, features)
-		if err != nil {
-			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
-		}
 		drivers[name] = task.NewRuntime(task.RuntimeOptions{
-			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: sub, Timeout: time.Duration(c.Runtime.Timeout),
+			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: execCgroup(features), Timeout: time.Duration(c.Runtime.Timeout),
 			Barriers: hub,
 		})
 		hs, err := handlerSpec(h, features, node)
