@@ -54,7 +54,12 @@ func (m *Manager) Create(ctx context.Context, s Spec) (_ *Task, err error) {
 		return nil, err
 	}
 	var streams *ioattach.Streams
-	undo.Add("streams", func() error { return m.o.Streams.Remove(t.dir) })
+	undo.Add("streams", func() error {
+		if streams == nil {
+			return m.o.Streams.Remove(t.dir)
+		}
+		return streams.Remove() // which closes this daemon's ends, too
+	})
 	err = failpoint.TaskStreams.Do(func() (err error) {
 		streams, err = m.o.Streams.Create(t.dir, s.Streams)
 		return err
