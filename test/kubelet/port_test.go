@@ -69,11 +69,11 @@ func (k *kubelet) exec(pod, container string, command ...string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	var out bytes.Buffer
+	var out, errOut bytes.Buffer // not one for both: they are written to at the same time
 	ctx, cancel := context.WithTimeout(context.Background(), testenv.Slow(time.Minute))
 	defer cancel()
-	err = es["WebSocket"].StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out})
-	return out.String(), err
+	err = es["WebSocket"].StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
+	return out.String() + errOut.String(), err
 }
 
 func (k *kubelet) execs() {
