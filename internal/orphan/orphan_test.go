@@ -21,6 +21,15 @@ func start(t *testing.T, setsid bool, script string) *exec.Cmd {
 	return cmd
 }
 
+// found lists the marked programs of dir.
+func found(dir string) (pids []int) {
+	for _, p := range find(dir) {
+		pids = append(pids, p.pid)
+		syscall.Close(p.fd)
+	}
+	return pids
+}
+
 // TestEnd ends what a daemon has started, children of it included, and nothing else.
 func TestEnd(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
@@ -35,15 +44,21 @@ func TestEnd(t *testing.T) {
 	}
 	own := []*exec.Cmd{start(t, false, "exec sleep 100"), start(t, false, "sleep 100; true")} // the second has a child
 	daemonised := start(t, true, "exec sleep 100")
-	quick := start(t, false, "exec sleep 0.05")
+	quick := start(t, false, "exec sleep 1")
+	for len(found(dir)) < 4 { // the second's child has to be forked
+		if t.Context().Err() != nil {
+			t.Fatal("the processes do not come up")
+		}
+		time.Sleep(poll)
+	}
 
 	ended := make(chan error, 3)
 	for _, c := range append(own, quick) {
 		go func() { ended <- c.Wait() }() // as pid 1 would
 	}
-	n, err := End(t.Context(), dir, 200*time.Millisecond)
-	if err != nil || n < 4 {
-		t.Fatalf("%d found, %v; want 4 or more", n, err)
+	n, err := End(t.Context(), dir, 3*time.Second)
+	if err != nil || n != 4 {
+		t.Fatalf("%d found, %v; want 4", n, err)
 	}
 	for range 3 {
 		<-ended
@@ -56,7 +71,7 @@ func TestEnd(t *testing.T) {
 			t.Errorf("an innocent process (%s) was ended: %v", name, err)
 		}
 	}
-	if left := find(dir); len(left) != 0 {
+	if left := found(dir); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
