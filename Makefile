@@ -66,7 +66,7 @@ demo: build tools ## A pod from pull to exit, with the daemon killed in between 
 	$(GO) run ./hack/demo
 
 test: setup tools build lint ## All tests, with all set-up
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 ./cmd/... ./internal/... ./pkg/... ./test/bench
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 -count=1 ./cmd/... ./internal/... ./pkg/... ./test/bench
 	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 1 -count=1 -v ./test/integration/... ./test/crash/... ./test/conformance | hack/test-summary.sh
 
 test-unit: ## The tests that need no root
