@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +51,42 @@ func (t *Task) newExecGroup(id string) *execGroup {
 		t.log().V(2).Info("no sub-cgroup for exec", "container", t.id, "err", err)
 		return nil
 	}
+	t.noteGroup(sub)
 	return &execGroup{cg: sub, arg: arg, marker: marker}
+}
+
+// groupIDs are the ids of the sub-cgroups that the container's last execs ran in. The tracer names the sender of a signal by its
+// cgroup, and the directory of a sub-cgroup may be gone by the time somebody asks whether that is one of the container's.
+type groupIDs struct {
+	last [16]uint64
+	next int
+}
+
+// noteGroup remembers a sub-cgroup's id. With cgroup v1 the tracer goes by the memory hierarchy, in which execs have none.
+func (t *Task) noteGroup(sub *cgroup.Cgroup) {
+	var st unix.Stat_t
+	if !cgroup.Unified() || unix.Stat(sub.Dir(""), &st) != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.groups.last[t.groups.next] = st.Ino // the id of a cgroup is its directory's inode number, kernfs_node->id
+	t.groups.next = (t.groups.next + 1) % len(t.groups.last)
+}
+
+// ownKiller puts a killer that was an exec of the container where the container is, so that it is known as one of its own.
+func (t *Task) ownKiller(x *Exit) {
+	if x.Killer == nil || x.Killer.CgroupID == 0 {
+		return
+	}
+	t.mu.Lock()
+	own := slices.Contains(t.groups.last[:], x.Killer.CgroupID)
+	t.mu.Unlock()
+	if own {
+		k := *x.Killer
+		k.CgroupID = x.CgroupID
+		x.Killer = &k
+	}
 }
 
 func (t *Task) execMarker(name string) string { return filepath.Join(t.dir, name+".running") }

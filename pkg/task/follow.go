@@ -85,6 +85,7 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 	}
 	t.killRest()
 	exit, at := exitOf(x, err)
+	t.ownKiller(&exit)
 	exit.OOMKills, _ = t.countOOMKills(x.CgroupID) // now: the runtime's delete removes the cgroup
 	first := false
 	for {

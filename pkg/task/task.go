@@ -131,6 +131,7 @@ type Task struct {
 	stopping   chan struct{} // not nil while a stopper runs; a send makes it look at its deadline again
 	execs      map[string]*Exec
 	busyGroups []*execGroup // of execs that are over: see dropGroup
+	groups     groupIDs
 }
 
 func (m *Manager) newTask(id, handler string, spec *specs.Spec) (*Task, error) {
