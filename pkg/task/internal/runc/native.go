@@ -119,6 +119,23 @@ func (r *Runtime) startNatively(ctx context.Context, id, dir string) (done bool,
 	return true, nil
 }
 
+const (
+	initComm    = "runc:[2:INIT]\n"      // what init calls itself (nsenter/nsexec.c); execve gives it the program's name
+	programPoll = 100 * time.Microsecond // it takes about three of them
+	programMost = 10 * time.Second       // hooks may come before it
+)
+
+// awaitProgram waits until init has become the user's program, or has ended. Only then does a signal reach who it is meant for: runc's
+// own code dies of some in its own way, with exit code 2 where the program would have caught them.
+func (s state) awaitProgram(ctx context.Context) {
+	comm := "/proc/" + strconv.Itoa(s.InitPid) + "/comm"
+	for deadline := time.Now().Add(programMost); ctx.Err() == nil && time.Now().Before(deadline); time.Sleep(programPoll) {
+		if b, err := os.ReadFile(comm); err != nil || string(b) != initComm || s.initGone() {
+			return
+		}
+	}
+}
+
 // deleteNatively removes what runc keeps of a container that has ended, as its delete does (libcontainer/state_linux.go, destroy).
 // It returns false if that is left to the program, before anything has been done. ErrBusy as in Delete.
 func (r *Runtime) deleteNatively(id string) (done bool, err error) {

@@ -82,10 +82,14 @@ func (r *Runtime) Create(ctx context.Context, id, dir string, io ioattach.Stdio)
 func (r *Runtime) Start(ctx context.Context, id, dir string) error {
 	waiting, cancel := r.detach(ctx)
 	defer cancel()
-	if done, err := r.startNatively(waiting, id, dir); done {
-		return err
+	done, err := r.startNatively(waiting, id, dir)
+	if !done {
+		err = r.run(ctx, dir, "start", func(ctx context.Context, c *gorunc.Runc) error { return c.Start(ctx, id) })
 	}
-	return r.run(ctx, dir, "start", func(ctx context.Context, c *gorunc.Runc) error { return c.Start(ctx, id) })
+	if s, ok := r.readState(id); err == nil && ok {
+		s.awaitProgram(waiting) // init has passed the barrier, and has yet to execute the program
+	}
+	return err
 }
 
 // Exec starts a further process in the container and returns its pid. The process may have ended by then; its pid stays taken
