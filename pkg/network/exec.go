@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +34,8 @@ const (
 	// killDelay is for how long a killed process may take to die: one in an uninterruptible sleep
 	// does not.
 	killDelay = 5 * time.Second
+	// cancelGrace is for how long a plug-in may go on whose result nobody wants any more. An ADD takes tens of milliseconds.
+	cancelGrace = 3 * time.Second
 )
 
 // pluginExec runs plug-ins for libcni. Unlike libcni's own, it takes a plug-in's whole process
@@ -183,12 +184,10 @@ func verbOf(environ []string) string {
 // runGroup runs a program as the leader of its own process group. killed is the cause of ctx's end
 // if the group had to be killed for it; err is the program's.
 func runGroup(ctx context.Context, path string, stdin []byte, environ []string, stdout, stderr *boundedBuffer) (killed, err error) {
-	// The kernel sends Pdeathsig when the parent *thread* ends, so the thread has to stay. The
-	// signal is for the daemon's death: a plug-in that outlived it could finish its ADD after the
-	// next daemon's DEL.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
+	if ctx.Err() != nil {
+		return context.Cause(ctx), nil // the chain ended while the plug-in before this one was let finish
+	}
+	// A daemon that dies leaves its plug-ins to finish; the next one waits for them before anything else (internal/orphan).
 	cmd, pidfd, err := start(ctx, path, stdin, environ, stdout, stderr)
 	if err != nil {
 		return nil, err
@@ -201,13 +200,25 @@ func runGroup(ctx context.Context, path string, stdin []byte, environ []string, 
 		defer unix.Close(pidfd)
 		dead <- waitNoReap(pidfd)
 	}()
+	ended := func(err error) error {
+		if err != nil {
+			return errors.Join(err, cmd.Wait())
+		}
+		return ignoreHeldPipes(cmd.Wait())
+	}
 	select {
 	case err := <-dead:
-		if err != nil {
-			return nil, errors.Join(err, cmd.Wait())
-		}
-		return nil, ignoreHeldPipes(cmd.Wait())
+		return nil, ended(err)
 	case <-ctx.Done():
+	}
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		// Nobody wants the result any more, but what is cut off in the middle may leave what no DEL finds: host-local makes the file of
+		// an address before it writes into it whose it is. So only what hangs is killed; what ran out of time has had its time.
+		select {
+		case err := <-dead:
+			return nil, ended(err)
+		case <-time.After(cancelGrace):
+		}
 	}
 	killed = context.Cause(ctx)
 	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
@@ -232,7 +243,7 @@ func start(ctx context.Context, path string, stdin []byte, environ []string, std
 		cmd.Env = environ
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), stdout, stderr
 		cmd.WaitDelay = pipeDelay
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL, PidFD: &pidfd}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd}
 		err := cmd.Start()
 		if err == nil {
 			return cmd, pidfd, nil

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -252,36 +251,6 @@ func TestPluginLeavesDaemon(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Errorf("the plug-in's process is gone: %v", err)
 	}
-}
-
-// TestPluginDiesWithDaemon re-executes the test as a daemon that is killed amid an ADD.
-func TestPluginDiesWithDaemon(t *testing.T) {
-	const env = "EMBEDCRI_TEST_HANGING_DAEMON"
-	if dir := os.Getenv(env); dir != "" {
-		n, err := network.Open(t.Context(), network.Options{
-			ConfDir: filepath.Join(dir, "net.d"), BinDirs: []string{filepath.Join(dir, "bin")}, CacheDir: filepath.Join(dir, "cache"),
-		})
-		if err == nil {
-			err = n.Attach(t.Context(), plan(t, n, network.Pod{}))
-		}
-		t.Fatal(err)
-	}
-	f := newFakes(t)
-	f.plugin("hang", `echo $$ > $dir/pid.new; mv $dir/pid.new $dir/pid; while :; do sleep 0.1; done`)
-	f.network("10-net.conflist", "net1", "1.0.0", "hang")
-	daemon := exec.Command(os.Args[0], "-test.run", "^TestPluginDiesWithDaemon$")
-	daemon.Env = append(os.Environ(), env+"="+f.dir)
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "plug-in running", func() bool { _, err := os.Stat(filepath.Join(f.dir, "pid")); return err == nil })
-	_ = daemon.Process.Kill()
-	_ = daemon.Wait()
-	// Dead at once; whether its new parent has reaped it is another matter.
-	eventually(t, "plug-in dead", func() bool {
-		stat, err := os.ReadFile("/proc/" + f.read("pid") + "/stat")
-		return err != nil || strings.Contains(string(stat), ") Z ")
-	})
 }
 
 func TestParallelIsBounded(t *testing.T) {

@@ -158,7 +158,10 @@ func (p *Pod) apply(e event) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", p.meta.ID, err)
 	}
-	change := func(s *podState) { s.State = to }
+	change := func(s *podState) {
+		s.State = to
+		s.HalfMade = s.HalfMade && e != evMade
+	}
 	if e != evMade {
 		return p.noteAnywayLocked(change)
 	}

@@ -142,7 +142,7 @@ func (p *Pod) record() error {
 	if err != nil {
 		return err
 	}
-	return p.noteStep(failpoint.PodCreating, func(s *podState) { *s = podState{State: Creating, BootID: p.m.tasks.BootID()} })
+	return p.noteStep(failpoint.PodCreating, func(s *podState) { *s = podState{State: Creating, HalfMade: true, BootID: p.m.tasks.BootID()} })
 }
 
 // make makes the pod's parts. Each is recorded before it is made.

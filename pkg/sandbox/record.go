@@ -35,6 +35,7 @@ type podIdentity struct {
 // podState is how far a pod is. What is set in it has been made, or may have been: it is recorded first.
 type podState struct {
 	State      State               `json:"state"`
+	HalfMade   bool                `json:"halfMade,omitempty"` // it has not been ready: whatever its state, a restart takes it back
 	BootID     string              `json:"bootID"`
 	Files      bool                `json:"files,omitempty"` // the directory of shared files, with /dev/shm
 	Pins       bool                `json:"pins,omitempty"`  // pinned namespaces

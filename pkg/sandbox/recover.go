@@ -203,7 +203,7 @@ func (m *Manager) settlePods() {
 		rebooted := s.State == Ready && s.BootID != m.tasks.BootID()
 		var undo func(context.Context) error
 		switch {
-		case s.State == Creating, s.State == Removing:
+		case s.State == Creating, s.State == Removing, s.HalfMade:
 			undo = p.Remove
 		case s.State == Stopping:
 			undo = p.Stop
