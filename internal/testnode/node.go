@@ -366,6 +366,9 @@ func (n *Node) remove() {
 	if n.daemon == nil {
 		n.Start()
 	}
+	if n.Runtime == nil { // its daemon has never served, which the test has been told
+		return
+	}
 	n.RemovePods()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

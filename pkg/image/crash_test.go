@@ -277,3 +277,19 @@ func unmountAll(t *testing.T, dir string) {
 		}
 	}
 }
+
+// TestFirstStartCutOff opens a store whose first start ended between making its directories and its database's first record.
+func TestFirstStartCutOff(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots", "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the first makes an empty database, as that start may have
+		if err := sweepOrphans(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "snapshots", "1")); !os.IsNotExist(err) {
+		t.Errorf("a directory that no record names is still there: %v", err)
+	}
+}

@@ -160,7 +160,9 @@ func sweepOrphans(ctx context.Context, dir string) (err error) {
 	}
 	known := map[string]string{}
 	err = meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) {
-		known, err = storage.IDMap(ctx)
+		if known, err = storage.IDMap(ctx); errdefs.IsNotFound(err) {
+			return nil // a daemon that was killed in its first start: nothing was recorded yet
+		}
 		return err
 	})
 	if err = errors.Join(err, meta.Close()); err != nil {
