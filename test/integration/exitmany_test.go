@@ -207,12 +207,20 @@ func (e ending) end(pid int) (d death, err error) {
 	if err != nil {
 		return d, err
 	}
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 30_000)
+	for again := e.signal != 0; ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 15_000)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return d, err
+		case n == 0 && again:
+			// Seen once in some 400: not the tracer's doing, which has no say in it. What the kernel thinks of the signal is printed.
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			fmt.Printf("process %d has not ended of %v; once more\n%s\n", pid, e.signal, status)
+			again = false
+			if err := unix.PidfdSendSignal(fd, e.signal, nil, 0); err != nil {
+				return d, err
+			}
 		case n == 0:
 			return d, fmt.Errorf("process %d does not end", pid)
 		default:
