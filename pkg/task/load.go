@@ -183,8 +183,8 @@ func (t *Task) finishStart(ctx context.Context) error {
 }
 
 // parked tells whether init still waits to become the user's program: while it does it has the command line that the runtime gave
-// it, and for a moment longer, which the runtime's record tells. Asking the runtime to start what runs already is no way to find out: a runc that was killed between the two halves of a start
-// leaves its fifo behind, and the next would wait at it for ever.
+// it, and for a moment longer, which the runtime's record tells. Asking the runtime to start what runs already is no way to find
+// out: a runc that was killed between the two halves of a start leaves its fifo behind, and the next would wait at it for ever.
 func (t *Task) parked(s Status) bool {
 	if t.signal(0) != nil {
 		return false // gone
