@@ -156,7 +156,7 @@ func New(o HubOptions) (_ *Hub, err error) {
 	if err := h.openLanes(); err != nil {
 		return nil, err
 	}
-	h.dropStale()
+	h.DropStale()
 	if o.Keeper != nil {
 		h.wg.Go(h.follow)
 	}

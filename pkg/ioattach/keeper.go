@@ -179,8 +179,9 @@ func (h *Hub) follow() {
 	}
 }
 
-// dropStale empties the keeper of streams whose directory is gone: a Remove that was cut short.
-func (h *Hub) dropStale() {
+// DropStale empties the keeper of streams whose directory is gone: a Remove that was cut short. A new Hub does it by itself; it may be
+// called at any time.
+func (h *Hub) DropStale() {
 	if h.opts.Keeper == nil {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/atomicfile"
@@ -177,14 +178,18 @@ func (p *Pod) createAs(ctx context.Context, id string, config *runtimeapi.Contai
 			return nil, fmt.Errorf("log_path: %w", err)
 		}
 	}
-	err = failpoint.ContainerComplete.Do(func() error { return m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Power) })
+	err = failpoint.ContainerComplete.Do(func() error { return m.ctrRecs.Put(meta.ID, identityRecord, meta, atomicfile.Process) })
 	if err != nil {
 		return nil, err
 	}
+	durable := m.ctrRecs.StartSync(meta.ID, identityRecord) // nothing that the runtime makes outlives a power loss
 	at.enter("runtime create")
 	t, err := m.tasks.Create(ctx, task.Spec{ID: meta.ID, Handler: meta.Handler, OCI: oci, Streams: meta.Streams})
 	if err != nil {
 		return nil, err
+	}
+	if err := durable(); err != nil {
+		return nil, errors.Join(err, t.Stop(context.WithoutCancel(ctx), unix.SIGKILL, 0), t.Delete(context.WithoutCancel(ctx)))
 	}
 	at.enter("done")
 	m.ctrStages.add(at.log)

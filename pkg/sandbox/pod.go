@@ -29,6 +29,7 @@ type Pod struct {
 	digest    digest      // of the request that made it
 	op        *ctxlock.Lock
 	state     atomic.Pointer[podState]
+	durable   func() error            // while it is made: waits until its identity outlives a power loss
 	endMaking context.CancelCauseFunc // set before the pod can be found; nil if an earlier daemon made it
 	stages    atomic.Pointer[[]Stage] // of its making, if it was this daemon that made it
 

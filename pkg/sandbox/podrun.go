@@ -137,11 +137,12 @@ var errStopped = fmt.Errorf("it was stopped while it was being made: %w", errdef
 
 func (p *Pod) record() error {
 	err := failpoint.PodIdentity.Do(func() error {
-		return p.m.podRecs.Put(p.meta.ID, identityRecord, p.meta, atomicfile.Power)
+		return p.m.podRecs.Put(p.meta.ID, identityRecord, p.meta, atomicfile.Process)
 	})
 	if err != nil {
 		return err
 	}
+	p.durable = p.m.podRecs.StartSync(p.meta.ID, identityRecord)
 	return p.noteStep(failpoint.PodCreating, func(s *podState) { *s = podState{State: Creating, HalfMade: true, BootID: p.m.tasks.BootID()} })
 }
 
@@ -173,6 +174,9 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 		if err := p.startInit(ctx); err != nil {
 			return err
 		}
+	}
+	if err := p.durable(); err != nil {
+		return err
 	}
 	return failpoint.PodReady.Do(func() error { return p.apply(evMade) })
 }
@@ -246,6 +250,9 @@ func (p *Pod) attach(ctx context.Context) error {
 		return err
 	}
 	if err := p.m.networksCollected(ctx); err != nil {
+		return err
+	}
+	if err := p.durable(); err != nil { // plug-ins keep files that only a DEL takes back, and that a power loss does not
 		return err
 	}
 	done := *a // the one on record is read by others, and not to be written to

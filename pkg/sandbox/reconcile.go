@@ -32,8 +32,8 @@ func (m *Manager) reconcile() {
 }
 
 // reconcileOnce removes what bears an id that is on no record: bundles with their mounts, FIFOs and cgroups, state of the OCI
-// runtimes, pod files, pinned namespaces, root file systems, image volumes. There should never be any: it takes a record that
-// somebody deleted, or a bug.
+// runtimes, pod files, pinned namespaces, root file systems, image volumes, exit records, descriptors in the keeper. There should
+// never be any: it takes a record that somebody deleted, or a bug. (Leases of images run out, which the image store sees to.)
 //
 // Only what lies in this daemon's own directories and its own image store is looked at, so it is provably ours. That it is
 // nobody's follows from the order: a record is written before, and deleted after, what it is for, and ids are not used twice; so
@@ -51,7 +51,7 @@ func (m *Manager) reconcileOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{m.tasks.Reconcile(m.allTasks(), m.ctrRecs.List)}
 	for _, t := range things {
 		if slices.Contains(ctrs, t.id) || slices.Contains(pods, t.id) {
 			continue

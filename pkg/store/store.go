@@ -153,6 +153,21 @@ func (k *Kind) Sync(id, name string) error {
 	return atomicfile.SyncDir(k.Dir(id))
 }
 
+// StartSync begins a Sync and does not wait for it, as what is made next does not outlive a power loss anyway. wait returns what came
+// of it; it may be called from anywhere, several times or never.
+func (k *Kind) StartSync(id, name string) (wait func() error) {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = k.Sync(id, name)
+	}()
+	return func() error {
+		<-done
+		return err
+	}
+}
+
 // Get reads one record into v. errdefs.ErrNotFound: there is none; ErrDamaged: there is, but it cannot be read.
 func (k *Kind) Get(id, name string, v any) error {
 	b, err := os.ReadFile(k.path(id, name))

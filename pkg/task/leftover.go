@@ -40,17 +40,61 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 			t.dropGroup(g)
 		}
 	}
-	lister, ok := m.o.Exits.(interface{ Keys() []exitbpf.Key })
-	if !ok {
-		return
+	for _, k := range m.exitKeys() {
+		if !known[k] {
+			m.forget(k)
+		}
 	}
-	for _, k := range lister.Keys() {
-		if known[k] {
-			continue
+}
+
+// Reconcile drops what is held for nobody outside of the file system: descriptors in the keeper whose streams are gone, and exit
+// records of neither a container that onRecord lists, by its id, nor an exec of tasks. It takes a bug to leave any. A record goes when two calls in a row find it to be nobody's, as an exec is known a moment after it is watched. Calls
+// take turns.
+func (m *Manager) Reconcile(tasks []*Task, onRecord func() ([]string, error)) error {
+	m.o.Streams.DropStale()
+	keys := m.exitKeys() // before the records are listed: a record is older than the process it is for
+	ids, err := onRecord()
+	if err != nil {
+		return err
+	}
+	known := map[exitbpf.Key]bool{}
+	for _, id := range ids {
+		if k, err := exitbpf.KeyOf(id); err == nil {
+			known[k] = true
 		}
-		if err := m.o.Exits.Forget(k); err != nil {
-			klog.Background().Error(err, "forget the exit record of an old exec", "key", k)
+	}
+	for _, t := range tasks {
+		t.mu.Lock()
+		for _, e := range t.execs {
+			known[e.key] = true
 		}
+		t.mu.Unlock()
+	}
+	suspects := map[exitbpf.Key]bool{}
+	for _, k := range keys {
+		switch {
+		case known[k]:
+		case m.suspects[k]:
+			klog.Background().Info("exit record belongs to nothing; removed", "key", k)
+			m.forget(k)
+		default:
+			suspects[k] = true
+		}
+	}
+	m.suspects = suspects
+	return nil
+}
+
+func (m *Manager) exitKeys() []exitbpf.Key {
+	if lister, ok := m.o.Exits.(interface{ Keys() []exitbpf.Key }); ok {
+		return lister.Keys()
+	}
+	return nil
+}
+
+func (m *Manager) forget(k exitbpf.Key) {
+	if err := m.o.Exits.Forget(k); err != nil {
+		klog.Background().Error(err, "forget an exit record of nothing", "key", k)
 	}
 }
 

@@ -73,6 +73,8 @@ type Manager struct {
 	closing chan struct{}
 	quiesce sync.Once
 	wg      sync.WaitGroup // the goroutines of all tasks
+
+	suspects map[exitbpf.Key]bool // exit records that Reconcile found to be nobody's the last time
 }
 
 // NewManager returns a Manager without tasks.

@@ -249,6 +249,11 @@ func (a *actor) row(t *testing.T, s fp.Step, when, mode string, script func(*act
 	defer func() { a.t = outer }()
 	a.slow = s == fp.StopSignal && when == "before" && mode == fp.Error
 	was := a.n.World()
+	held, err := a.held()
+	if err != nil {
+		t.Fatal(err)
+	}
+	descriptors := testnode.Descriptors(a.n.Pid())
 	a.arm(s, when, mode)
 	script(a)
 	a.eventually("background work", func() error {
@@ -265,5 +270,8 @@ func (a *actor) row(t *testing.T, s fp.Step, when, mode string, script func(*act
 	a.alive()
 	if err := a.n.Settled(was, testnode.WithoutSnapshots, 20*time.Second); err != nil {
 		t.Errorf("left behind: %v", err)
+	}
+	if err := a.heldAgain(held, descriptors, 20*time.Second); err != nil {
+		t.Errorf("still held: %v", err)
 	}
 }
