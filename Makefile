@@ -17,8 +17,15 @@ KUBELET_VERSION := $(shell sed -n 's/^require k8s.io.kubernetes //p' test/kubele
 CNI_PLUGINS := bridge host-local portmap loopback bandwidth
 LDFLAGS := -s -w -X main.Version=$(VERSION)
 
+# One way to compile, for programs and tests: two would compile all that both depend on twice.
+export CGO_ENABLED := 0
+export GOFLAGS += -trimpath
+
 # What tests must not skip on a machine that is set up.
 REQUIRE := root,bpf,runc,cni,crun
+
+# What `make test` runs, longest first: mostly they wait, so two packages at once. Those that want another program are targets of their own.
+TESTS := ./test/integration ./test/crash ./cmd/... ./internal/... ./pkg/... ./test/conformance ./test/bench
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +33,7 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 build: ## Build embedcri and its two small companions into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 setup: ## Install the Debian packages that building runc and testing need
 	hack/setup.sh
@@ -34,17 +41,17 @@ setup: ## Install the Debian packages that building runc and testing need
 tools: $(TOOLS)/runc $(addprefix $(TOOLS)/cni/,$(CNI_PLUGINS)) ## Build runc and the CNI plug-ins from their Go modules into bin/tools
 
 $(TOOLS)/runc: Makefile | setup
-	GOBIN=$(abspath $(TOOLS)) GOFLAGS= $(GO) install -tags seccomp github.com/opencontainers/runc@$(RUNC_VERSION)
+	CGO_ENABLED=1 GOBIN=$(abspath $(TOOLS)) GOFLAGS= $(GO) install -tags seccomp github.com/opencontainers/runc@$(RUNC_VERSION)
 
 cni_path = github.com/containernetworking/plugins/plugins/$(if $(filter host-local,$(1)),ipam,$(if $(filter portmap bandwidth,$(1)),meta,main))/$(1)
 
 $(TOOLS)/cni/%: Makefile
-	CGO_ENABLED=0 GOBIN=$(abspath $(TOOLS)/cni) GOFLAGS= $(GO) install $(call cni_path,$*)@$(CNI_VERSION)
+	GOBIN=$(abspath $(TOOLS)/cni) $(GO) install $(call cni_path,$*)@$(CNI_VERSION)
 
 peers: $(PEERS)/containerd $(PEERS)/containerd-shim-runc-v2 ## Build containerd and its shim from their Go module into bin/peers, for make bench
 
 $(PEERS)/%: Makefile
-	CGO_ENABLED=0 GOBIN=$(abspath $(PEERS)) GOFLAGS= $(GO) install -trimpath -ldflags '-s -w' github.com/containerd/containerd/v2/cmd/$*@$(CONTAINERD_VERSION)
+	GOBIN=$(abspath $(PEERS)) $(GO) install -ldflags '-s -w' github.com/containerd/containerd/v2/cmd/$*@$(CONTAINERD_VERSION)
 
 bench: tools peers build ## Measure embedcri and containerd side by side (RUN=regexp picks groups; figures go to bin/bench.json)
 	$(GO) build -o $(BIN)/bench ./test/bench
@@ -65,9 +72,9 @@ run: build tools ## Serve in the foreground, with runc and CNI plug-ins from bin
 demo: build tools ## A pod from pull to exit, with the daemon killed in between (cleans up after itself)
 	$(GO) run ./hack/demo
 
-test: setup tools build lint ## All tests, with all set-up
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 -count=1 ./cmd/... ./internal/... ./pkg/... ./test/bench
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 1 -count=1 -v ./test/integration/... ./test/crash/... ./test/conformance | hack/test-summary.sh
+test: setup ## All tests, with all set-up
+	$(MAKE) -j3 --output-sync=target tools build check-format
+	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -p 2 -count=1 -vet=all -v $(TESTS) | hack/test-summary.sh
 
 test-unit: ## The tests that need no root
 	$(GO) test ./cmd/... ./internal/... ./pkg/... ./test/bench
@@ -84,10 +91,10 @@ storm: tools build ## Pods under load while the daemon is killed (FOR=duration, 
 	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_STORM=$(or $(FOR),3m) EMBEDCRI_SEED=$(SEED) $(GO) test -timeout 2h -count=1 -v ./test/crash -run 'TestStorm$$'
 
 race: tools ## All tests under the race detector, the daemon too (RUN=regexp picks some of those with a daemon)
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/race/ ./cmd/...
-	CGO_ENABLED=1 $(GO) build -race -trimpath -o $(BIN)/race/ ./cmd/embedcri
-	EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -race -timeout 30m -p 2 ./cmd/... ./internal/... ./pkg/...
-	EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_BIN=$(abspath $(BIN))/race $(GO) test -race -timeout 60m -p 1 -count=1 -v ./test/integration ./test/crash $(if $(RUN),-run '$(RUN)') | hack/test-summary.sh
+	$(GO) build -o $(BIN)/race/ ./cmd/...
+	CGO_ENABLED=1 $(GO) build -race -o $(BIN)/race/ ./cmd/embedcri
+	CGO_ENABLED=1 EMBEDCRI_REQUIRE=$(REQUIRE) $(GO) test -race -timeout 30m -p 2 ./cmd/... ./internal/... ./pkg/...
+	CGO_ENABLED=1 EMBEDCRI_REQUIRE=$(REQUIRE) EMBEDCRI_BIN=$(abspath $(BIN))/race $(GO) test -race -timeout 60m -p 1 -count=1 -v ./test/integration ./test/crash $(if $(RUN),-run '$(RUN)') | hack/test-summary.sh
 
 critest: tools build ## Upstream critest (CRITEST=path, or on PATH) against a daemon, offline (FOCUS=regexp picks some)
 	EMBEDCRI_REQUIRE=$(REQUIRE),$(EMBEDCRI_REQUIRE) $(GO) test -timeout 2h -count=1 -v ./test/critest $(if $(FOCUS),-focus '$(FOCUS)') $(ARGS)
@@ -99,7 +106,7 @@ conformance-docs: ## Run critest, crictl and the kubelet, and write what they fi
 	EMBEDCRI_CONFORMANCE=$(abspath docs/conformance.md) EMBEDCRI_REQUIRE=critest,crictl $(MAKE) critest crictl-test kubelet-test
 
 kubelet-test: tools build ## The real kubelet, built from its Go module, on a daemon (a first build takes some minutes)
-	cd test/kubelet/build && CGO_ENABLED=0 GOFLAGS= $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET_VERSION)' \
+	cd test/kubelet/build && $(GO) build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET_VERSION)' \
 		-o $(abspath $(TOOLS))/kubelet k8s.io/kubernetes/cmd/kubelet
 	EMBEDCRI_REQUIRE=$(REQUIRE),kubelet $(GO) test -timeout 30m -count=1 -v ./test/kubelet $(if $(RUN),-run '$(RUN)') $(ARGS)
 
@@ -107,9 +114,11 @@ test-vm: tools build ## Demo, integration tests and critest in a VM with systemd
 	hack/setup.sh vm
 	hack/vm/test
 
-lint: ## gofmt, go vet, shell syntax
-	@out="$$(gofmt -l cmd internal pkg hack test)"; if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
+lint: check-format ## gofmt, go vet, shell syntax
 	$(GO) vet ./...
+
+check-format:
+	@out="$$(gofmt -l cmd internal pkg hack test)"; if [ -n "$$out" ]; then echo "not gofmt'ed:"; echo "$$out"; exit 1; fi
 	@for f in hack/*.sh hack/vm/{build,run,test,common.sh,init} .ci/run; do bash -n $$f || exit 1; done
 
 install: build tools ## Install daemon, companions, runc, CNI plug-ins and the systemd unit below DESTDIR (PREFIX=/usr/local)
