@@ -82,7 +82,7 @@ func (t *Task) Exec(ctx context.Context, process *specs.Process, io ioattach.Std
 	if err != nil {
 		e.group.kill()
 		t.dropGroup(e.group)
-		return nil, fmt.Errorf("exec in container %s: watch: %w", t.id, err)
+		return nil, errors.Join(fmt.Errorf("exec in container %s: watch: %w", t.id, err), t.m.o.Exits.Forget(key))
 	}
 	took.end("watch")
 	e.watch, e.stages = w, took.done

@@ -102,6 +102,9 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 			return nil, err
 		}
 	case vFollow, vRestart:
+		if s.State == Running {
+			t.letBarrierGo()
+		}
 		if t.cgroup != nil && s.State == Running { // a daemon may have died between a pause and its record
 			s.Paused = t.cgroup.Frozen()
 			t.status.Store(&s)
@@ -169,7 +172,7 @@ func (t *Task) finishStart(ctx context.Context) error {
 	if s.State == Starting && t.parked(s) {
 		return t.startLocked(ctx)
 	}
-	t.m.o.Streams.LetGo(runc.StartEnd(t.dir)) // what the one that died may have had kept: init has passed it
+	t.letBarrierGo()
 	return t.apply(evStarted, func(s *Status) {
 		s.Parked = ""
 		if !s.StartedAt.IsZero() {
@@ -181,6 +184,9 @@ func (t *Task) finishStart(ctx context.Context) error {
 		}
 	})
 }
+
+// letBarrierGo ends what a daemon that died in a start may have had the keeper hold, once init has passed it.
+func (t *Task) letBarrierGo() { t.m.o.Streams.LetGo(runc.StartEnd(t.dir)) }
 
 // parked tells whether init still waits to become the user's program: while it does it has the command line that the runtime gave
 // it, and for a moment longer, which the runtime's record tells. Asking the runtime to start what runs already is no way to find
