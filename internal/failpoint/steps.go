@@ -7,6 +7,7 @@ package failpoint
 var (
 	// Making a pod.
 	PodIdentity   = step("pod identity recorded")
+	PodDurable    = step("pod identity made to survive a power loss")
 	PodCreating   = step("pod recorded as creating")
 	PodFiles      = step("pod files recorded")
 	PodShm        = step("pod /dev/shm mounted")
@@ -31,6 +32,7 @@ var (
 	VolumeSnapshot    = step("image volume made")
 	VolumeMount       = step("image volume mounted")
 	ContainerComplete = step("container identity completed")
+	ContainerDurable  = step("container identity made to survive a power loss")
 	TaskCreating      = step("task recorded as creating")
 	TaskBundle        = step("bundle written")
 	TaskStreams       = step("streams made")

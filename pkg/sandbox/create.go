@@ -188,7 +188,7 @@ func (p *Pod) createAs(ctx context.Context, id string, config *runtimeapi.Contai
 	if err != nil {
 		return nil, err
 	}
-	if err := durable(); err != nil {
+	if err := failpoint.ContainerDurable.Do(durable); err != nil {
 		return nil, errors.Join(err, t.Stop(context.WithoutCancel(ctx), unix.SIGKILL, 0), t.Delete(context.WithoutCancel(ctx)))
 	}
 	at.enter("done")

@@ -175,7 +175,7 @@ func (p *Pod) make(ctx context.Context, at *progress) error {
 			return err
 		}
 	}
-	if err := p.durable(); err != nil {
+	if err := failpoint.PodDurable.Do(p.durable); err != nil {
 		return err
 	}
 	return failpoint.PodReady.Do(func() error { return p.apply(evMade) })
@@ -252,7 +252,7 @@ func (p *Pod) attach(ctx context.Context) error {
 	if err := p.m.networksCollected(ctx); err != nil {
 		return err
 	}
-	if err := p.durable(); err != nil { // plug-ins keep files that only a DEL takes back, and that a power loss does not
+	if err := failpoint.PodDurable.Do(p.durable); err != nil { // plug-ins keep files that only a DEL takes back, and that a power loss does not
 		return err
 	}
 	done := *a // the one on record is read by others, and not to be written to

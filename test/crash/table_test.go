@@ -19,13 +19,13 @@ import (
 
 // rows says which script makes each step. A step without a row fails the test, and so does a row whose step was not made.
 var rows = map[fp.Step]func(*actor){
-	fp.PodIdentity: pod, fp.PodCreating: pod, fp.PodFiles: pod, fp.PodShm: pod, fp.PodPins: pod, fp.PodNamespaces: pod,
+	fp.PodIdentity: pod, fp.PodDurable: pod, fp.PodCreating: pod, fp.PodFiles: pod, fp.PodShm: pod, fp.PodPins: pod, fp.PodNamespaces: pod,
 	fp.NamespacePin: pod, fp.PodPaths: pod, fp.PodPlan: pod, fp.PodAttach: pod, fp.PodAttached: pod, fp.PodHosts: pod,
 	fp.PodReady: pod, fp.PodResources: pod,
 	fp.PodInit: podWithInit, fp.PodInitRecord: podWithInit, fp.PodInitGone: podWithInit,
 
 	fp.ContainerIdentity: container, fp.RootfsSnapshot: container, fp.RootfsMount: container, fp.ContainerVolumes: container,
-	fp.VolumeSnapshot: container, fp.VolumeMount: container, fp.ContainerComplete: container, fp.TaskCreating: container,
+	fp.VolumeSnapshot: container, fp.VolumeMount: container, fp.ContainerComplete: container, fp.ContainerDurable: container, fp.TaskCreating: container,
 	fp.TaskBundle: container, fp.TaskStreams: container, fp.RuntimeCreate: container, fp.TaskFollow: container,
 	fp.TaskCreated: container,
 
