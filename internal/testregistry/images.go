@@ -176,7 +176,7 @@ func compile(name string) ([]byte, error) {
 	}
 	defer os.RemoveAll(out)
 	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(out, name), programs+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("compile program %s: %w: %s", name, err, bytes.TrimSpace(msg))
 	}

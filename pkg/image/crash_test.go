@@ -16,11 +16,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testregistry"
@@ -104,11 +106,7 @@ func TestCrash(t *testing.T) {
 	reg := testregistry.Start(t, testregistry.Options{})
 	job := crashJob{Root: filepath.Join(t.TempDir(), "images"), Mounts: t.TempDir()}
 	for i := range 4 {
-		img, err := testregistry.Random(uint64(i), 3, 1<<20)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ref, _ := reg.Push(t, fmt.Sprintf("random%d:1", i), img)
+		ref, _ := reg.Push(t, fmt.Sprintf("random%d:1", i), runnable(t, uint64(i)))
 		job.Refs = append(job.Refs, ref)
 	}
 	job.Refs = append(job.Refs, reg.Ref(t, "config:1"))
@@ -156,6 +154,47 @@ func TestCrash(t *testing.T) {
 	wantEmpty(t, s)
 }
 
+// runnable is an image of three random layers, and one with a shell.
+func runnable(t *testing.T, seed uint64) v1.Image {
+	t.Helper()
+	random, err := testregistry.Random(seed, 3, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := random.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell, err := testregistry.BusyboxLayer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := testregistry.Build("", &v1.Config{Cmd: []string{"sh"}}, append(layers, shell)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// runs starts a program in a root file system of the image.
+func runs(t *testing.T, s *Store, id, target string) {
+	t.Helper()
+	const container = "runs"
+	req := RootfsRequest{ContainerID: container, ImageID: id, Target: target}
+	if err := s.CreateRootfs(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "echo written >/new && cat /new")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: target}
+	cmd.Dir = "/"
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "written\n" {
+		t.Errorf("image %s is listed and does not run: %q, %v", id, out, err)
+	}
+	if err := s.RemoveRootfs(t.Context(), container, target); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // checkAfterCrash opens the store, cleans up as the daemon's reconciler does, and checks every image
 // that is listed. It returns their number.
 func checkAfterCrash(t *testing.T, job crashJob, want map[string]string) int {
@@ -198,6 +237,7 @@ func checkAfterCrash(t *testing.T, job crashJob, want map[string]string) int {
 		if got := imageTree(t, s, img.ID); got != want[img.ID] {
 			t.Errorf("image %s is listed and has other files than it should", img.Name())
 		}
+		runs(t, s, img.ID, filepath.Join(job.Mounts, "runs"))
 	}
 	return len(s.Images())
 }
