@@ -27,6 +27,7 @@ type calls struct {
 	seq     atomic.Uint64
 	latency *latencies
 	closing context.Context // done when the server is about to end; may be nil
+	rest    *rest           // may be nil
 }
 
 // quietVerbosity is the klog level of calls that change nothing; there are many of them every second.
@@ -73,6 +74,9 @@ func (c *calls) begin(ctx context.Context, fullMethod string, req any) (context.
 		err = toStatus(err)
 		took := time.Since(start)
 		c.latency.observe(method, took, err != nil)
+		if changes(method) {
+			c.rest.disturbed()
+		}
 		write(log, method, took, err, append(idsOf(req), idsOf(resp)...))
 		return err
 	}

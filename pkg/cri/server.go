@@ -98,6 +98,7 @@ func newServer(o Options, pods podManager, images imageStore) (*Server, error) {
 		log:     klog.Background(),
 		closing: s.closing,
 		latency: newLatencies(&runtimeapi.RuntimeService_ServiceDesc, &runtimeapi.ImageService_ServiceDesc),
+		rest:    newRest(),
 	}
 	if s.streaming, err = newStreamServer(o.Streaming, s); err != nil {
 		return nil, fmt.Errorf("streaming server: %w", err)
