@@ -40,8 +40,10 @@ setup: ## Install the Debian packages that building runc and testing need
 
 tools: $(TOOLS)/runc $(addprefix $(TOOLS)/cni/,$(CNI_PLUGINS)) ## Build runc and the CNI plug-ins from their Go modules into bin/tools
 
+# Static, as upstream releases it: each exec is three starts of it, which take 2 ms less without a dynamic linker.
 $(TOOLS)/runc: Makefile | setup
-	CGO_ENABLED=1 GOBIN=$(abspath $(TOOLS)) GOFLAGS= $(GO) install -tags seccomp github.com/opencontainers/runc@$(RUNC_VERSION)
+	CGO_ENABLED=1 GOBIN=$(abspath $(TOOLS)) GOFLAGS= $(GO) install -tags 'seccomp netgo osusergo' \
+		-ldflags '-s -w -extldflags -static' github.com/opencontainers/runc@$(RUNC_VERSION)
 
 cni_path = github.com/containernetworking/plugins/plugins/$(if $(filter host-local,$(1)),ipam,$(if $(filter portmap bandwidth,$(1)),meta,main))/$(1)
 
