@@ -408,7 +408,7 @@ func TestLyingManifests(t *testing.T) {
 		"no config":        {edit(func(m *v1.Manifest) { m.Config.MediaType = "text/plain" }), "not of a container image"},
 		"strange layer":    {edit(func(m *v1.Manifest) { m.Layers[0].MediaType = "text/plain" }), "not of a container image"},
 		"too few layers":   {edit(func(m *v1.Manifest) { m.Layers = nil }), "layer"},
-		"too many layers":  {edit(func(m *v1.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), "diffID"},
+		"too many layers":  {edit(func(m *v1.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), "describes 1 layers"},
 		"encrypted":        {edit(func(m *v1.Manifest) { m.Layers[0].MediaType += "+encrypted" }), "encrypted"},
 		"leads elsewhere":  {edit(func(m *v1.Manifest) { m.Layers[0].URLs = []string{"http://127.0.0.1:1/never"} }), ""},
 		"bad digest":       {edit(func(m *v1.Manifest) { m.Layers[0].Digest.Hex = "zz" }), "digest"},

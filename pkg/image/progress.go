@@ -139,6 +139,13 @@ func (p *pullState) setLayers(layers []ocispec.Descriptor) {
 	}
 }
 
+// layerCount is how many layers the manifest has.
+func (p *pullState) layerCount() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.layers)
+}
+
 // layer returns the state of a layer, or one that nobody looks at for anything else.
 func (p *pullState) layer(d digest.Digest) *layerState {
 	p.mu.Lock()

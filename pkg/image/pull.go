@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -177,8 +176,12 @@ func (s *Store) ingest(ctx context.Context, target ocispec.Descriptor, fetch ima
 		if errdefs.IsNotFound(err) && images.IsIndexType(desc.MediaType) {
 			err = fmt.Errorf("index %s has nothing for platform %s: %w", desc.Digest, s.platformName(), errdefs.ErrNotFound)
 		}
-		if err == nil && images.IsManifestType(desc.MediaType) {
+		switch {
+		case err != nil:
+		case images.IsManifestType(desc.MediaType):
 			err = s.checkManifest(desc, descs, state)
+		case images.IsConfigType(desc.MediaType):
+			err = s.checkConfig(ctx, desc, state)
 		}
 		return descs, err
 	})
@@ -244,40 +247,6 @@ func (unlimited) Acquire(context.Context, int64) error { return nil }
 
 // Release implements unpack.Limiter.
 func (unlimited) Release(int64) {}
-
-// checkManifest looks at the children of a manifest before any of them is fetched.
-func (s *Store) checkManifest(manifest ocispec.Descriptor, children []ocispec.Descriptor, state *pullState) error {
-	var layers []ocispec.Descriptor
-	config := false
-	total := int64(0)
-	for _, c := range children {
-		switch {
-		case strings.HasSuffix(c.MediaType, "+encrypted"):
-			return fmt.Errorf("layer %s is encrypted: %w", c.Digest, errdefs.ErrNotImplemented)
-		case images.IsLayerType(c.MediaType):
-			layers = append(layers, c)
-			total += c.Size
-		case images.IsConfigType(c.MediaType):
-			config = true
-		default:
-			return fmt.Errorf("manifest %s is not of a container image, it holds a %q: %w", manifest.Digest, c.MediaType, errdefs.ErrInvalidArgument)
-		}
-	}
-	if !config {
-		return fmt.Errorf("manifest %s has no image configuration: %w", manifest.Digest, errdefs.ErrInvalidArgument)
-	}
-	if len(layers) > maxLayers {
-		return fmt.Errorf("manifest %s has %d layers, overlayfs takes %d: %w", manifest.Digest, len(layers), maxLayers, errdefs.ErrInvalidArgument)
-	}
-	if limit := s.options.MaxImageSize; limit > 0 && total > limit {
-		return tooLarge(limit)
-	}
-	state.setLayers(layers)
-	return nil
-}
-
-// maxLayers is how many lower directories an overlay mount can have: OVL_MAX_STACK, fs/overlayfs/params.h.
-const maxLayers = 500
 
 // publish makes what is in the store an image: all its names appear in one transaction, or none does.
 // It is only called when all layers are unpacked.
