@@ -121,6 +121,7 @@ var groups = []group{
 	{"exec", "ExecSync, one at a time", measureExec},
 	{"density50", "what 50 pods cost: memory, processes, threads, descriptors, lists, idle CPU, restart", density(50)},
 	{"density200", "the same with 200 pods", density(200)},
+	{"growth", "what a pod costs embedcri among 400 and among 50", growth(50, 400)},
 	{"logs", "output of containers", measureLogs},
 	{"pull", "images from a registry on loopback", measurePull},
 }

@@ -44,6 +44,13 @@ var targets = map[string]target{
 	"density/50/words":                 {min: 5},
 	"density/50/idle":                  {max: 2},
 	"pull":                             {ratio: 1},
+	"growth/pss":                       {max: 1.1},
+	"growth/start":                     {max: 1.1},
+	"growth/ListPodSandbox":            {max: 1.1},
+	"growth/ListContainers":            {max: 1.1},
+	"growth/ListContainerStats":        {max: 1.1},
+	"growth/ListPodSandboxStats":       {max: 1.1},
+	"growth/ListPodSandboxMetrics":     {max: 1.1},
 }
 
 func (t target) String() string {
