@@ -72,7 +72,7 @@ func serverHost(address string) string {
 		address = "https://" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil {
+	if err != nil || u.Host == "" {
 		return address // matches no host: the login is shown to nobody
 	}
 	return canonicalHost(u.Host)

@@ -46,10 +46,11 @@ func FuzzAuth(f *testing.F) {
 	f.Add("", "dXNlcjpwYXNz", "https://index.docker.io/v1/")
 	f.Add("", "no base64: secret", "://")
 	f.Add("user", "", "[::1")
+	f.Add("user", "", "0@") // an address without a host
 	f.Fuzz(func(t *testing.T, user, auth, server string) {
 		c, err := parseAuth(&runtimeapi.AuthConfig{Username: user, Auth: auth, ServerAddress: server})
 		if err == nil {
-			if server != "" && c.server == "" && strings.Trim(server, "/:") != "" && !strings.Contains(server, "://") && !strings.ContainsAny(server[:1], "/?#@") {
+			if server != "" && c.server == "" {
 				t.Errorf("a login for %q goes to every registry", server)
 			}
 			return
