@@ -130,6 +130,7 @@ type fakePod struct {
 	stats      sandbox.PodStats
 	overhead   *runtimeapi.LinuxContainerResources
 	resources  *runtimeapi.LinuxContainerResources
+	adopt      sync.Once // tells the containers whose they are
 }
 
 func (p *fakePod) ID() string                           { return p.id }
@@ -140,8 +141,12 @@ func (p *fakePod) Stop(context.Context) error           { p.calls = append(p.cal
 func (p *fakePod) Remove(context.Context) error         { p.calls = append(p.calls, "remove"); return p.err }
 
 func (p *fakePod) Containers() (out []container) {
+	p.adopt.Do(func() {
+		for _, c := range p.containers {
+			c.pod = p
+		}
+	})
 	for _, c := range p.containers {
-		c.pod = p
 		out = append(out, c)
 	}
 	return out

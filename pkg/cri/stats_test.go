@@ -354,9 +354,8 @@ func TestUpdatePodResources(t *testing.T) {
 func BenchmarkEncodePodMetrics(b *testing.B) {
 	pods, p, c := measuredNode()
 	for range 199 {
-		q, d := *p, *c
-		q.containers = []*fakeContainer{&d}
-		pods.pods = append(pods.pods, &q)
+		d := *c
+		pods.pods = append(pods.pods, &fakePod{id: p.id, config: p.config, status: p.status, stats: p.stats, containers: []*fakeContainer{&d}})
 	}
 	s, err := newServer(Options{Version: "1"}, pods, &fakeImages{})
 	if err != nil {
