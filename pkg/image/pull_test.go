@@ -4,14 +4,9 @@ package image
 
 import (
 	"context"
-	"crypto/tls"
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,7 +17,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
@@ -108,226 +102,6 @@ func TestPullOtherPlatform(t *testing.T) {
 	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "multiarch:1")})
 	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "linux/riscv64") {
 		t.Errorf("pull for a platform that the image has not: %v", err)
-	}
-}
-
-// faultCase is what a fault of the only server does to a pull.
-type faultCase struct {
-	fault func(http.Handler) http.Handler
-	class error // nil if the pull succeeds
-	words string
-}
-
-func (c faultCase) check(t *testing.T, ref string, err error) {
-	t.Helper()
-	if c.class == nil && err != nil {
-		t.Errorf("pull: %v", err)
-	}
-	if c.class != nil && (!errors.Is(err, c.class) || !strings.Contains(err.Error(), c.words) || !strings.Contains(err.Error(), ref)) {
-		t.Errorf("pull: %v\nwant class %v, and %q in it", err, c.class, c.words)
-	}
-}
-
-func faultCases(t *testing.T) map[string]faultCase {
-	return map[string]faultCase{
-		"answers 500": {answers500, errdefs.ErrUnavailable, "500"},
-		"answers 404": {answers404, errdefs.ErrNotFound, "not found"},
-		"truncates":   {truncates, errdefs.ErrUnavailable, "EOF"},
-		"corrupts":    {corrupts, errdefs.ErrDataLoss, "digest"},
-		"lengthens":   {lengthens, errdefs.ErrDataLoss, "size"},
-		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for 1s"},
-		"rate limit":  {limitsRate("0"), nil, ""},
-		"rate refuse": {refusesRate, errdefs.ErrResourceExhausted, "429"},
-		"redirects":   {redirects(t), nil, ""},
-		"no ranges":   {refusesRanges, errdefs.ErrUnavailable, "EOF"},
-		"slow":        {dribbles, nil, ""},
-	}
-}
-
-// TestPullFaults pulls from a registry with a fault: without a mirror, and as a mirror of a good one.
-func TestPullFaults(t *testing.T) {
-	for name, tc := range faultCases(t) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var options Options
-			if name == "stalls" || name == "slow" {
-				options.ProgressTimeout = time.Second
-			}
-			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.fault})
-			s := open(t, options)
-			ref := reg.Ref(t, "busybox:2")
-			img, err := s.Pull(t.Context(), PullRequest{Ref: ref})
-			tc.check(t, ref, err)
-			if err == nil {
-				rootfs(t, s, "c1", img.ID)
-			}
-
-			good, certDirs, mirror := mirrored(t, tc.fault, "busybox:2")
-			options.CertDirs = certDirs
-			s = open(t, options)
-			img, err = s.Pull(t.Context(), PullRequest{Ref: good.Addr + "/busybox:2"})
-			if err != nil {
-				t.Fatalf("pull with a mirror that %s: %v", name, err)
-			}
-			rootfs(t, s, "c2", img.ID)
-			if n := good.Count("GET /v2/busybox/blobs/"); (n > 0) != (tc.class != nil) {
-				t.Errorf("%d blobs came from the registry itself", n)
-			}
-			if tc.class == nil && mirror.Count("GET /v2/busybox/blobs/") == 0 {
-				t.Error("the mirror was not used")
-			}
-		})
-	}
-}
-
-// TestPullMirrorAskedOnce checks that a mirror which hangs costs one wait and not one for each layer.
-func TestPullMirrorAskedOnce(t *testing.T) {
-	reg, certDirs, mirror := mirrored(t, stalls)
-	img, err := testregistry.Random(11, 8, 128<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mirror.Push(t, "app:1", img)
-	ref, _ := reg.Push(t, "app:1", img)
-	s := open(t, Options{CertDirs: certDirs, MaxDownloads: 1, ProgressTimeout: time.Second})
-	start := time.Now()
-	pull(t, s, ref)
-	if took := time.Since(start); took > 7*time.Second {
-		t.Errorf("the pull took %v", took)
-	}
-	if n := mirror.Count("GET /v2/app/blobs/"); n > 2 {
-		t.Errorf("the mirror was asked for %d blobs", n)
-	}
-}
-
-func TestPullMirrorDown(t *testing.T) {
-	reg, certDirs, mirror := mirrored(t, nil, "busybox:1")
-	if err := mirror.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s := open(t, Options{CertDirs: certDirs})
-	pull(t, s, reg.Addr+"/busybox:1")
-	if err := reg.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Addr + "/busybox:1"})
-	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), mirror.Addr) || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("pull with all servers down: %v", err)
-	}
-}
-
-func TestPullBadConfiguration(t *testing.T) {
-	reg := testregistry.Start(t, testregistry.Options{})
-	s := open(t, Options{CertDirs: []string{certs(t, reg.Addr, "server = ")}})
-	ref := reg.Ref(t, "busybox:1")
-	if _, err := s.Pull(t.Context(), PullRequest{Ref: ref}); !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "hosts.toml") {
-		t.Errorf("pull past a hosts.toml that cannot be read: %v", err)
-	}
-	// Corrected, it counts without a restart.
-	dir := certs(t, reg.Addr, fmt.Sprintf("server = \"http://%s\"\n", reg.Addr))
-	if err := os.RemoveAll(s.options.CertDirs[0]); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(dir, s.options.CertDirs[0]); err != nil {
-		t.Fatal(err)
-	}
-	pull(t, s, ref)
-}
-
-func TestPullLogin(t *testing.T) {
-	b64 := base64.StdEncoding.EncodeToString
-	for name, tc := range map[string]struct {
-		server func(http.Handler) http.Handler
-		auth   *runtimeapi.AuthConfig
-		class  error
-	}{
-		"basic":              {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}, nil},
-		"basic auth":         {wantsPassword, &runtimeapi.AuthConfig{Auth: b64([]byte("kube:secret"))}, nil},
-		"basic wrong":        {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "guess"}, errdefs.ErrUnauthenticated},
-		"basic none":         {wantsPassword, nil, errdefs.ErrUnauthenticated},
-		"basic other server": {wantsPassword, &runtimeapi.AuthConfig{Username: "kube", Password: "secret", ServerAddress: "https://example.com/v1/"}, errdefs.ErrUnauthenticated},
-		"token password":     {wantsToken, &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}, nil},
-		"token identity":     {wantsToken, &runtimeapi.AuthConfig{IdentityToken: "refresh"}, nil},
-		"token registry":     {wantsToken, &runtimeapi.AuthConfig{RegistryToken: "good"}, nil},
-		"token bad registry": {wantsToken, &runtimeapi.AuthConfig{RegistryToken: "bad"}, errdefs.ErrUnauthenticated},
-		"token wrong":        {wantsToken, &runtimeapi.AuthConfig{Username: "kube", Password: "guess"}, errdefs.ErrUnauthenticated},
-		"token none":         {wantsToken, nil, errdefs.ErrUnauthenticated},
-		"auth not base64":    {wantsPassword, &runtimeapi.AuthConfig{Auth: "kube:secret"}, errdefs.ErrInvalidArgument},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.server})
-			s := open(t, Options{})
-			ref := reg.Ref(t, "scratch:1")
-			_, err := s.Pull(t.Context(), PullRequest{Ref: ref, Auth: tc.auth})
-			if !errors.Is(err, tc.class) {
-				t.Errorf("pull: %v, want %v", err, tc.class)
-			}
-			if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "guess")) {
-				t.Errorf("the message has the password in it: %v", err)
-			}
-		})
-	}
-}
-
-// TestPullKeepsPassword checks that a server which a registry redirects to cannot ask for the login.
-func TestPullKeepsPassword(t *testing.T) {
-	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "" {
-			t.Error("the login went to a foreign server")
-		}
-		w.Header().Set("WWW-Authenticate", `Basic realm="yours truly"`)
-		w.WriteHeader(http.StatusUnauthorized)
-	}))
-	defer thief.Close()
-	reg := testregistry.Start(t, testregistry.Options{Wrap: func(next http.Handler) http.Handler {
-		return wantsPassword(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if isBlob(r) {
-				http.Redirect(w, r, strings.Replace(thief.URL, "127.0.0.1", "localhost", 1)+r.URL.Path, http.StatusFound)
-				return
-			}
-			next.ServeHTTP(w, r)
-		}))
-	}})
-	s := open(t, Options{})
-	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "scratch:1"), Auth: &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}})
-	if !errors.Is(err, errdefs.ErrUnauthenticated) {
-		t.Errorf("pull: %v", err)
-	}
-}
-
-func TestPullTLS(t *testing.T) {
-	ca := newAuthority(t)
-	cert, _, _ := ca.Issue()
-	_, clientCert, clientKey := ca.Issue()
-	for name, tc := range map[string]struct {
-		hosts  string // after server = …
-		mutual bool
-		ok     bool
-	}{
-		"private CA":         {hosts: fmt.Sprintf("ca = %q", ca.File), ok: true},
-		"unknown CA":         {hosts: "skip_verify = false"},
-		"not verified":       {hosts: "skip_verify = true", ok: true},
-		"client certificate": {hosts: fmt.Sprintf("ca = %q\nclient = [[%q, %q]]", ca.File, clientCert, clientKey), mutual: true, ok: true},
-		"client without one": {hosts: fmt.Sprintf("ca = %q", ca.File), mutual: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			config := &tls.Config{Certificates: []tls.Certificate{cert}}
-			if tc.mutual {
-				config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
-			}
-			reg := testregistry.Start(t, testregistry.Options{TLS: config})
-			ref := reg.Ref(t, "scratch:1")
-			s := open(t, Options{CertDirs: []string{certs(t, reg.Addr, fmt.Sprintf("server = \"https://%s\"\n%s\n", reg.Addr, tc.hosts))}})
-			_, err := s.Pull(t.Context(), PullRequest{Ref: ref})
-			if tc.ok && err != nil {
-				t.Error(err)
-			}
-			if !tc.ok && (!errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "certificate")) {
-				t.Errorf("pull: %v", err)
-			}
-		})
 	}
 }
 
@@ -478,25 +252,6 @@ func TestPullProgress(t *testing.T) {
 	last := seen[len(seen)-1]
 	if last.Stage != StageDone || seen[0].Stage != StageDownloading && seen[0].Stage != StageResolving {
 		t.Errorf("stages from %s to %s", seen[0].Stage, last.Stage)
-	}
-}
-
-func TestPullPolicy(t *testing.T) {
-	reg := testregistry.Start(t, testregistry.Options{})
-	dir := t.TempDir()
-	s := open(t, Options{VerifierDir: dir})
-	script := "#!/bin/sh\ncase \"$*\" in *busybox*) echo 'busybox is not welcome here'; exit 1;; esac\n"
-	if err := os.WriteFile(filepath.Join(dir, "policy"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	pull(t, s, reg.Ref(t, "scratch:1"))
-	_, err := s.Pull(t.Context(), PullRequest{Ref: reg.Ref(t, "busybox:1")})
-	var pe *PullError
-	if !errdefs.IsPermissionDenied(err) || !errors.As(err, &pe) || !pe.Denied || !strings.Contains(err.Error(), "busybox is not welcome here") {
-		t.Errorf("pull: %v", err)
-	}
-	if reg.Count("GET /v2/busybox/blobs/") != 0 {
-		t.Error("layers were downloaded all the same")
 	}
 }
 
