@@ -20,7 +20,7 @@ type exception struct {
 func exceptions(runtime string) []exception {
 	list := []exception{{
 		spec:     "public image with digest should be pulled and removed",
-		reason:   "the digest of an image on gcr.io is compiled into critest, and no image built here has it; see TestPullByDigest",
+		reason:   "the digest of a public image is compiled into critest, and no image built here has it; see TestPullByDigest",
 		deselect: true,
 	}, {
 		spec:   "[k8s.io] NRI ",
