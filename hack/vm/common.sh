@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 host_suite=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME-}")
 suite=${EMBEDCRI_VM_SUITE:-${host_suite:-bookworm}}
 packages=$(tr ' ' '\n' <<<"systemd systemd-sysv udev dbus dbus-user-session libpam-systemd kmod procps util-linux mount e2fsprogs
-	iproute2 iputils-ping iptables nftables conntrack socat jq strace uidmap acl libseccomp2 apparmor busybox-static crun
+	iproute2 iputils-ping iptables nftables conntrack socat jq strace uidmap acl libseccomp2 apparmor sudo busybox-static crun
 	${EMBEDCRI_VM_PACKAGES-}" | tr -d '\t' | sort -u | tr '\n' ' ')
 disk_size=16G
 

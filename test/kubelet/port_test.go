@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 
 	"github.com/embedcri/embedcri/internal/testenv"
 )
+
+func sorted(lines string) []string { return slices.Sorted(strings.Lines(lines)) }
 
 // logs reads containers' logs as kubectl does, through the API server's way: the kubelet's port.
 func (k *kubelet) logs() {
@@ -32,7 +35,8 @@ func (k *kubelet) logs() {
 		pod, name, _ := strings.Cut(container, "/")
 		k.eventually("log of "+container, 30*time.Second, func() error {
 			got, err := k.get("/containerLogs/default/" + pod + "-" + nodeName + "/" + name)
-			if err == nil && got != want {
+			// What goes through two pipes has no order between them.
+			if err == nil && !slices.Equal(sorted(got), sorted(want)) {
 				err = fmt.Errorf("%q; want %q", got, want)
 			}
 			return err
