@@ -16,8 +16,9 @@ import (
 	"github.com/embedcri/embedcri/pkg/exitbpf"
 )
 
-// held is what is kept for containers outside of the file system: the tracer's slots, and what the keeper holds open. Sockets are
-// left out, as they are to the daemon, which comes and goes.
+// held is what is kept for containers outside of the file system: the tracer's slots, and what the keeper holds open. Left out are
+// sockets, as they are to the daemon, which comes and goes, and lanes, which are no container's: a bounded pool that grows when a
+// daemon is killed in the middle of a batch.
 func (a *actor) held() ([]string, error) {
 	records, err := exitbpf.Records(a.n.BPF)
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -32,7 +33,7 @@ func (a *actor) held() ([]string, error) {
 		return nil, err
 	}
 	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && !strings.HasPrefix(to, "socket:") {
+		if to, err := os.Readlink(fd); err == nil && !strings.HasPrefix(to, "socket:") && !strings.Contains(to, "/io/lane-") {
 			all = append(all, "keeper's descriptor of "+to)
 		}
 	}

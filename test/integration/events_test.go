@@ -298,6 +298,8 @@ func TestEventsOfDownTime(t *testing.T) {
 			t.Errorf("of the one that lives: %v", got)
 		}
 	}
+	before.mu.Lock()
+	defer before.mu.Unlock()
 	if before.err == nil {
 		t.Error("a stream to a dead daemon goes on")
 	}
