@@ -31,7 +31,7 @@ type Options struct {
 	Interval time.Duration // of the background loop; 0: 5 s
 	Linger   time.Duration // how long a target is measured after it was last asked for; 0: 1 min
 	Fresh    time.Duration // a younger sample is not taken again; 0: 250 ms
-	Budget   time.Duration // that a call may spend on refreshing; 0: 5 ms
+	Budget   time.Duration // that a call may spend on refreshing; 0: 3 ms
 	MaxFiles int           // descriptors to keep; 0: a quarter of the process' limit
 
 	Root string // of the cgroup hierarchies; empty: where they are mounted
@@ -41,7 +41,7 @@ const (
 	defaultInterval = 5 * time.Second
 	defaultLinger   = time.Minute // more than twice the kubelet's and Prometheus' usual 10 to 30 s
 	defaultFresh    = 250 * time.Millisecond
-	defaultBudget   = 5 * time.Millisecond
+	defaultBudget   = 3 * time.Millisecond
 	firstWait       = 200 * time.Millisecond // for what needs a walk, when a target is seen for the first time
 	filesPerEntry   = 24                     // descriptors that an entry keeps, at most
 )
