@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -79,5 +82,30 @@ func TestKill(t *testing.T) {
 	}
 	if alive, err := c.Alive(); err != nil || alive {
 		t.Errorf("a cgroup that is gone: %v, %v", alive, err)
+	}
+}
+
+// TestOpenAhead wants it to leave this process where it is.
+func TestOpenAhead(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	procs := ownProcs()
+	if procs == "" {
+		t.Fatal("this process' cgroup is not found")
+	}
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(procs); err != nil || !slices.Contains(strings.Fields(string(b)), strconv.Itoa(os.Getpid())) {
+		t.Errorf("%s does not hold this process (%v)", procs, err)
+	}
+	OpenAhead()
+	for deadline := time.Now().Add(10 * time.Second); opening.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not end")
+		}
+	}
+	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
+		t.Errorf("moved: %s, %v", after, err)
 	}
 }

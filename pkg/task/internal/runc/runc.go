@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/cgroup"
 	"github.com/embedcri/embedcri/pkg/ioattach"
 )
 
@@ -66,6 +67,7 @@ func (r *Runtime) Create(ctx context.Context, id, dir string, io ioattach.Stdio)
 	defer cancel()
 	pidfile := filepath.Join(dir, "init.pid")
 	log := filepath.Join(dir, "create.log")
+	cgroup.OpenAhead()
 	err := r.cli(log).Create(ctx, id, dir, &gorunc.CreateOpts{
 		IO:            stdio{io},
 		PidFile:       pidfile,
@@ -112,6 +114,7 @@ func (r *Runtime) Exec(ctx context.Context, id, dir string, e Exec) (int, error)
 	for _, cg := range e.Cgroups {
 		opts.ExtraArgs = append(opts.ExtraArgs, "--cgroup", cg)
 	}
+	cgroup.OpenAhead()
 	if err := c.Exec(ctx, id, *e.Process, opts); err != nil {
 		return 0, fmt.Errorf("%s exec: %w", r.name(), classify(lastError(log), r.explain(ctx, err)))
 	}
