@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -98,28 +99,30 @@ func (r *results) document(file string) error {
 		if !ok {
 			return fmt.Errorf("%s: a <!-- bench: has no -->", file)
 		}
-		_, tail, ok := strings.Cut(after, "<!-- end -->")
+		table, tail, ok := strings.Cut(after, "<!-- end -->")
 		if !ok {
 			return fmt.Errorf("%s: a <!-- bench: has no <!-- end -->", file)
 		}
-		fmt.Fprintf(&out, "<!-- bench:%s-->\n", prefixes)
-		r.markdown(&out, strings.Fields(prefixes))
+		fmt.Fprintf(&out, "<!-- bench:%s-->", prefixes)
+		if of := strings.Fields(prefixes); slices.ContainsFunc(r.Measures, func(m *measure) bool { return m.in(of) }) {
+			out.WriteByte('\n')
+			r.markdown(&out, of)
+		} else {
+			out.WriteString(table) // of an earlier run: nothing of it has been measured since
+		}
 		out.WriteString("<!-- end -->")
 		rest = tail
 	}
 	return os.WriteFile(file, out.Bytes(), 0o644)
 }
 
+// in tells whether a measure is one of those that begin with a prefix.
+func (m *measure) in(prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return m.ID == p || strings.HasPrefix(m.ID, p+"/") })
+}
+
 func (r *results) markdown(w io.Writer, prefixes []string) {
-	only := func(m *measure) bool {
-		for _, p := range prefixes {
-			if m.ID == p || strings.HasPrefix(m.ID, p+"/") {
-				return true
-			}
-		}
-		return false
-	}
-	for i, row := range r.rows(only) {
+	for i, row := range r.rows(func(m *measure) bool { return m.in(prefixes) }) {
 		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
 		if i == 0 {
 			fmt.Fprintf(w, "|%s\n", strings.Repeat(" --- |", len(row)))
