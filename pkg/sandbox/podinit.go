@@ -132,8 +132,13 @@ func (p *Pod) removeInit(ctx context.Context) error {
 		if err := t.Delete(ctx); err != nil {
 			return err
 		}
-	} else if err := p.m.discardTask(ctx, p.meta.ID, p.meta.Handler); err != nil { // it never came to be
-		return err
+	} else { // it never came to be
+		if err := p.m.discardTask(ctx, p.meta.ID, p.meta.Handler); err != nil {
+			return err
+		}
+		if err := p.m.tasks.RemoveBundle(p.meta.ID); err != nil {
+			return err
+		}
 	}
 	if err := p.m.ctrRecs.Delete(p.meta.ID); err != nil {
 		return err

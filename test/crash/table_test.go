@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,13 @@ var rows = map[fp.Step]func(*actor){
 
 	fp.ImageLease: pull, fp.ImageBlob: pull, fp.ImageUnpack: pull, fp.ImageRecord: pull, fp.ImageLeaseEnd: pull,
 	fp.ImageSynced: pull, fp.ImageRemove: pull,
+}
+
+// initToo are the steps that are made for a pod's own init as well as for a container, with other code around them.
+var initToo = []fp.Step{
+	fp.TaskCreating, fp.TaskBundle, fp.TaskStreams, fp.RuntimeCreate, fp.TaskFollow, fp.TaskCreated, fp.TaskStarting, fp.RuntimeStart,
+	fp.TaskRunning, fp.StopIntent, fp.StopKill, fp.ExitRecord, fp.ExitDelete, fp.TaskRemoving, fp.RuntimeDelete, fp.StreamsRemove,
+	fp.BundleRemove, fp.TaskForget,
 }
 
 // pod is the life of a pod with a network.
@@ -179,6 +187,8 @@ func TestCrashTable(t *testing.T) {
 	type row struct {
 		step       fp.Step
 		when, mode string
+		script     func(*actor)
+		suffix     string // of the test's name
 	}
 	work := make(chan row)
 	go func() {
@@ -189,7 +199,10 @@ func TestCrashTable(t *testing.T) {
 				for _, mode := range []string{fp.Kill, fp.Error, fp.Panic} {
 					// Before a step is much the same as after the last one, and a panic as an error.
 					if all || when == "after" && mode != fp.Panic || when == "before" && mode == fp.Error {
-						work <- row{s, when, mode}
+						work <- row{s, when, mode, rows[s], ""}
+						if slices.Contains(initToo, s) {
+							work <- row{s, when, mode, podWithInit, "/init"}
+						}
 					}
 				}
 			}
@@ -201,12 +214,11 @@ func TestCrashTable(t *testing.T) {
 			a := newActor(t)
 			was := a.n.Quiet()
 			for r := range work {
-				t.Run(fmt.Sprintf("%s/%s/%s", r.step, r.when, r.mode), func(t *testing.T) {
-					script := rows[r.step]
-					if script == nil {
+				t.Run(fmt.Sprintf("%s/%s/%s%s", r.step, r.when, r.mode, r.suffix), func(t *testing.T) {
+					if r.script == nil {
 						t.Fatalf("the step %q has no row", r.step)
 					}
-					a.row(t, r.step, r.when, r.mode, script)
+					a.row(t, r.step, r.when, r.mode, r.script)
 				})
 			}
 			if err := a.n.Settled(was, nil, 20*time.Second); err != nil && !t.Failed() {
