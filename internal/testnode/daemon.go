@@ -53,8 +53,7 @@ func (n *Node) Launch() {
 		close(exited)
 	}(n.exited)
 	for deadline := time.Now().Add(testenv.Slow(30 * time.Second)); ; {
-		if c, err := net.Dial("unix", n.Socket); err == nil {
-			c.Close()
+		if peer(n.Socket) == cmd.Process.Pid {
 			break
 		}
 		select {
@@ -67,6 +66,26 @@ func (n *Node) Launch() {
 		}
 		time.Sleep(2 * time.Millisecond) // poll to the deadline
 	}
+}
+
+// peer is the pid of the process that listens on a socket; 0 if there is none. That the socket answers says nothing about who does:
+// a child that a killed daemon had forked and that has not executed its program yet holds that daemon's socket open, too.
+func peer(socket string) (pid int) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
 }
 
 // dial makes the node's clients, or waits until they have found the new daemon.

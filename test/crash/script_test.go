@@ -32,6 +32,7 @@ type actor struct {
 	pod           string          // of containers
 	pc            *runtimeapi.PodSandboxConfig
 	next          int
+	mortal        bool // the daemon that runs is the one that the last order was given to
 	slow          bool // the exit code may tell of SIGKILL: the signal that the order is about was not sent
 }
 
@@ -41,6 +42,7 @@ const callTimeout = 30 * time.Second
 func (a *actor) arm(s failpoint.Step, when, mode string) {
 	a.t.Helper()
 	_ = os.Remove(a.order + ".hit")
+	a.mortal = true
 	if err := os.WriteFile(a.order, fmt.Appendf(nil, "%s %s %s\n", s, when, mode), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
@@ -48,13 +50,31 @@ func (a *actor) arm(s failpoint.Step, when, mode string) {
 
 func (a *actor) wasHit() bool { _, err := os.Stat(a.order + ".hit"); return err == nil }
 
+// killed tells whether an order to kill has been carried out on the daemon that runs.
+func (a *actor) killed() bool {
+	hit, err := os.ReadFile(a.order + ".hit")
+	return a.mortal && err == nil && strings.HasSuffix(strings.TrimSpace(string(hit)), " "+failpoint.Kill)
+}
+
+// awaitDeath waits for a daemon that has been killed, or whose connections broke: they do before it is seen to be gone.
+func (a *actor) awaitDeath() {
+	select {
+	case <-a.n.Died():
+	case <-time.After(5 * time.Second):
+	}
+}
+
 // alive starts the daemon again if it has died.
 func (a *actor) alive() (restarted bool) {
+	if a.killed() {
+		a.awaitDeath()
+	}
 	select {
 	case <-a.n.Died():
 	default:
 		return false
 	}
+	a.mortal = false
 	a.n.Launch()
 	_ = a.c.conn.Close()
 	a.c = dial(a.t, a.n.Socket)
@@ -72,11 +92,7 @@ func (a *actor) call(name string, f func(context.Context) error, allowed func())
 		return
 	}
 	if text := err.Error(); status.Code(err) == codes.Unavailable || strings.Contains(text, "EOF") || strings.Contains(text, "connection") {
-		// The connection breaks before the process is seen to be gone.
-		select {
-		case <-a.n.Died():
-		case <-time.After(5 * time.Second):
-		}
+		a.awaitDeath() // also of a panic in the background
 	}
 	died := a.alive()
 	switch {
@@ -99,17 +115,16 @@ func (a *actor) call(name string, f func(context.Context) error, allowed func())
 // runPod runs a pod.
 func (a *actor) runPod(pc *runtimeapi.PodSandboxConfig) (id string) {
 	a.t.Helper()
-	list := func() []*runtimeapi.PodSandbox {
-		r, err := a.c.ListPodSandbox(a.n.Ctx(), &runtimeapi.ListPodSandboxRequest{})
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		var own []*runtimeapi.PodSandbox
-		for _, p := range r.Items {
-			if p.Metadata.Uid == pc.Metadata.Uid {
-				own = append(own, p)
+	list := func() (own []*runtimeapi.PodSandbox) {
+		a.call("ListPodSandbox", func(ctx context.Context) error {
+			r, err := a.c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+			for _, p := range r.GetItems() {
+				if p.Metadata.Uid == pc.Metadata.Uid {
+					own = append(own, p)
+				}
 			}
-		}
+			return err
+		}, nil)
 		return own
 	}
 	a.call("RunPodSandbox", func(ctx context.Context) error {
@@ -133,16 +148,13 @@ func (a *actor) stopPod(id string) {
 		_, err := a.c.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 		return err
 	}, nil)
-	r, err := a.c.PodSandboxStatus(a.n.Ctx(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
-	if err != nil {
-		if a.alive() {
-			return // it died in the background; the next call says what is left
+	a.call("PodSandboxStatus", func(ctx context.Context) error {
+		r, err := a.c.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+		if err == nil && r.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+			a.t.Errorf("a stopped pod is %v", r.Status.State)
 		}
-		a.t.Fatal(err)
-	}
-	if r.Status.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
-		a.t.Errorf("a stopped pod is %v", r.Status.State)
-	}
+		return err
+	}, nil)
 }
 
 func (a *actor) removePod(id string) {
@@ -203,17 +215,16 @@ func (a *actor) config(command ...string) *runtimeapi.ContainerConfig {
 // create creates a container.
 func (a *actor) create(cfg *runtimeapi.ContainerConfig) (id string) {
 	a.t.Helper()
-	list := func() []*runtimeapi.Container {
-		r, err := a.c.ListContainers(a.n.Ctx(), &runtimeapi.ListContainersRequest{})
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		var own []*runtimeapi.Container
-		for _, c := range r.Containers {
-			if c.Metadata.Name == cfg.Metadata.Name && c.Metadata.Attempt == cfg.Metadata.Attempt {
-				own = append(own, c)
+	list := func() (own []*runtimeapi.Container) {
+		a.call("ListContainers", func(ctx context.Context) error {
+			r, err := a.c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+			for _, c := range r.GetContainers() {
+				if c.Metadata.Name == cfg.Metadata.Name && c.Metadata.Attempt == cfg.Metadata.Attempt {
+					own = append(own, c)
+				}
 			}
-		}
+			return err
+		}, nil)
 		return own
 	}
 	a.call("CreateContainer", func(ctx context.Context) error {

@@ -259,6 +259,7 @@ func (a *actor) row(t *testing.T, s fp.Step, when, mode string, script func(*act
 	outer := a.t
 	a.t = t
 	defer func() { a.t = outer }()
+	a.alive() // if the row before this one has given up
 	a.slow = s == fp.StopSignal && when == "before" && mode == fp.Error
 	was := a.n.World()
 	held, err := a.held()
@@ -275,10 +276,6 @@ func (a *actor) row(t *testing.T, s fp.Step, when, mode string, script func(*act
 		return nil
 	})
 	_ = os.Remove(a.order)
-	select { // a kill in the background is seen a moment later
-	case <-a.n.Died():
-	case <-time.After(20 * time.Millisecond):
-	}
 	a.alive()
 	if err := a.n.Settled(was, testnode.WithoutSnapshots, 20*time.Second); err != nil {
 		t.Errorf("left behind: %v", err)
