@@ -73,7 +73,7 @@ func TestReap(t *testing.T) {
 }
 
 func TestRunning(t *testing.T) {
-	fd := start(t, "sleep 1000")
+	fd := start(t, "exec sleep 1000")
 	if _, err := Reap(fd); err != ErrRunning {
 		t.Errorf("%v", err)
 	}

@@ -45,6 +45,7 @@ type Node struct {
 	Parent  string // cgroup parent
 	Bridge  string
 	Subnet  string // IPv4
+	Subnet6 string
 	CNIConf string // directory of network configurations, empty at first: the default network
 	CNIBin  string // directory of the test's own plug-ins, searched before the real ones
 	LogFile string
@@ -79,7 +80,8 @@ func New(t testing.TB, o Options) *Node {
 	// The pid keeps apart what runs side by side, the counter what runs within one process.
 	n := int(counter.Add(1))
 	name := fmt.Sprintf("ect%d-%d", os.Getpid(), n)
-	slot := (os.Getpid()*7 + n) % 200 // of subnets: 10.200.x.0/24
+	slot := takeSlot(t, n)
+	t.Cleanup(func() { giveSlot(t, slot) }) // after all else
 	node := &Node{
 		T: t, Name: name, o: o,
 		Dir:    filepath.Join("/var/tmp", "embedcri-"+name),
@@ -87,7 +89,7 @@ func New(t testing.TB, o Options) *Node {
 		BPF:    filepath.Join("/sys/fs/bpf", "embedcri-"+name),
 		Parent: parentOf(name),
 		Bridge: fmt.Sprintf("ec%dx%d", os.Getpid(), n),
-		Subnet: fmt.Sprintf("10.200.%d.0/24", slot),
+		Subnet: fmt.Sprintf("10.200.%d.0/24", slot), Subnet6: fmt.Sprintf("fd00:200:%x::/64", slot),
 	}
 	node.Socket = filepath.Join(node.State, "cri.sock")
 	node.CNIConf = filepath.Join(node.Dir, "cni-conf")
@@ -104,19 +106,8 @@ func New(t testing.TB, o Options) *Node {
 	}
 	if o.OwnNet {
 		node.ownNet()
-		t.Cleanup(node.remove)
-		return node
 	}
-	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		node.remove()
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", forward, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(node.remove)
 	return node
 }
 
@@ -160,11 +151,11 @@ bin_dirs = [%q, %q]
 [network.default_network]
 enabled = %s
 bridge = %q
-subnets = [%q, "fd00:%x::/64"]
+subnets = [%q, %q]
 %s
 `, n.Socket, root, n.State, n.BPF, runc, n.o.HandlerConfig, crun, testenv.CgroupDriver(), n.Parent, n.CNIConf, n.CNIBin, bins,
 		n.o.Network, network, n.Bridge, n.Subnet,
-		os.Getpid()&0xffff, n.o.Config)
+		n.Subnet6, n.o.Config)
 }
 
 // remove takes everything down and looks for what is left.
@@ -174,6 +165,13 @@ func (n *Node) remove() {
 		t.Logf("log of the daemon of %s:\n%s", n.Name, n.Log())
 		if n.o.KeepFailed {
 			return
+		}
+	}
+	if n.daemon != nil {
+		select {
+		case <-n.exited: // by itself: somebody has to take down what it holds
+			n.daemon = nil
+		default:
 		}
 	}
 	if n.daemon == nil {

@@ -111,7 +111,7 @@ func TestHostileImages(t *testing.T) {
 			ref := n.image("hostile-"+strings.ReplaceAll(strings.ToLower(tt.name), " ", "-")+":1", tt.config, tt.layer...)
 			n.Pull(ref)
 			if tt.spoil != nil {
-				tt.spoil(newestLayer(t, n.Node))
+				tt.spoil(layerWith(t, n.Node, "app:x:7:7:"))
 			}
 			begun := time.Now()
 			_, err := n.create(ref, tt.change)
@@ -232,21 +232,18 @@ func variables(value string) []string {
 	return env
 }
 
-// newestLayer is the directory of the layer that was unpacked last.
-func newestLayer(t *testing.T, n *testnode.Node) string {
+// layerWith is the directory of the layer whose /etc/passwd has this line first.
+func layerWith(t *testing.T, n *testnode.Node, line string) string {
 	t.Helper()
-	dirs, err := filepath.Glob(filepath.Join(n.Dir, "root/image/overlayfs/snapshots/*/fs/etc/passwd"))
+	files, err := filepath.Glob(filepath.Join(n.Dir, "root/image/overlayfs/snapshots/*/fs/etc/passwd"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	newest, at := "", time.Time{}
-	for _, d := range dirs {
-		if st, err := os.Stat(filepath.Dir(filepath.Dir(filepath.Dir(d)))); err == nil && st.ModTime().After(at) {
-			newest, at = filepath.Dir(filepath.Dir(d)), st.ModTime()
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), line) {
+			return filepath.Dir(filepath.Dir(f))
 		}
 	}
-	if newest == "" {
-		t.Fatal("no layer has an /etc/passwd")
-	}
-	return newest
+	t.Fatalf("no layer has an /etc/passwd that begins with %q", line)
+	return ""
 }
