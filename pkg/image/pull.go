@@ -125,6 +125,9 @@ func (s *Store) pullOnce(ctx context.Context, key pullKey, named reference.Named
 		return err
 	})
 	if err != nil {
+		if lease.ID != "" { // it was made and is said to have failed
+			err = errors.Join(err, s.leases.Delete(context.WithoutCancel(ctx), lease))
+		}
 		return nil, err
 	}
 	img, err := s.pullLeased(leases.WithLease(ctx, lease.ID), named, auth, state)
