@@ -22,7 +22,8 @@ type stat struct {
 // readStat fails with an error that is unix.ESRCH if there is no such process.
 func readStat(pid int) (stat, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if errors.Is(err, os.ErrNotExist) {
+	// ESRCH is that of the read, if the process has been reaped since the open.
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return stat{}, unix.ESRCH
 	}
 	if err != nil {
