@@ -24,8 +24,32 @@ const (
 	mountSource = "embedcri"
 )
 
+// lockMounts keeps other daemons from mounting and unmounting the system's BPF
+// file system until unlock: one that starts must not put its directory into a
+// mount that another, which ends, has found empty and is about to take away.
+func lockMounts() (unlock func() error, err error) {
+	f, err := os.Open(filepath.Dir(systemMount))
+	if err != nil {
+		return nil, err
+	}
+	for {
+		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err {
+		case nil:
+			return f.Close, nil
+		case unix.EINTR:
+		default:
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+		}
+	}
+}
+
 // ensureBPFFS makes dir, on a BPF file system.
-func ensureBPFFS(dir string) error {
+func ensureBPFFS(dir string) (err error) {
+	unlock, err := lockMounts()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	if strings.HasPrefix(dir, systemMount+"/") {
 		if err := mountBPFFS(systemMount); err != nil {
 			return err
@@ -131,10 +155,15 @@ func systemMountOf(dir string) string {
 
 // unmountOurs unmounts the BPF file system at path if Open mounted it and
 // nothing is left in it.
-func unmountOurs(path string) error {
+func unmountOurs(path string) (err error) {
 	if path == "" {
 		return nil
 	}
+	unlock, err := lockMounts()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	source, err := mountedFrom(path)
 	if err != nil || source != mountSource {
 		return err

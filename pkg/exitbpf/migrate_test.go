@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 )
 
 // While hundreds of watched processes die, the tracer is closed and opened again
@@ -277,23 +277,52 @@ func TestCleanupAbsent(t *testing.T) {
 // The customary place: mounted if need be, and unmounted if it was us.
 func TestSystemDir(t *testing.T) {
 	newDir(t) // for its requirements
-	was, err := isBPFFS(systemMount)
-	if err != nil {
+	if ok, err := isBPFFS(systemMount); err != nil {
 		t.Skip(err)
+	} else if source, _ := mountedFrom(systemMount); ok && source != mountSource {
+		defer func() {
+			if ok, err := isBPFFS(systemMount); !ok || err != nil {
+				t.Errorf("%s was mounted by another and is no more (%v)", systemMount, err)
+			}
+		}()
 	}
-	dir := fmt.Sprintf("%s/embedcri-test-%d", systemMount, os.Getpid())
-	tr, err := Open(Options{Dir: dir, Require: true})
-	if err != nil {
-		t.Fatal(err)
+	var all sync.WaitGroup
+	for i := range 4 { // daemons that come and go; those of other tests do, too
+		all.Go(func() {
+			for range 3 {
+				dir := fmt.Sprintf("%s/embedcri-test-%d-%d", systemMount, os.Getpid(), i)
+				tr, err := Open(Options{Dir: dir, Require: true})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if pins, _ := os.ReadDir(dir); len(pins) == 0 {
+					t.Errorf("there is nothing in %s", dir)
+				}
+				if err := errors.Join(tr.Close(), Cleanup(dir)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
-	if err := tr.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := Cleanup(dir); err != nil {
-		t.Error(err)
-	}
-	if is, _ := isBPFFS(systemMount); is != was {
-		t.Errorf("%s is a BPF file system: before %v, after %v", systemMount, was, is)
-		_ = unix.Unmount(systemMount, 0)
+	all.Wait()
+	// The mount is there as long as anybody's directory is.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		left, err := os.ReadDir(systemMount)
+		source, mountErr := mountedFrom(systemMount)
+		if err := errors.Join(err, mountErr); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range left {
+			if strings.HasPrefix(e.Name(), fmt.Sprintf("embedcri-test-%d-", os.Getpid())) {
+				t.Fatalf("%s is still there", e.Name()) // in a mount that was hidden beneath another
+			}
+		}
+		if source != mountSource || len(left) > 2 { // the kernel's own two
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is still mounted and holds %v", systemMount, left)
+		}
 	}
 }
