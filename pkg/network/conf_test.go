@@ -72,6 +72,33 @@ func TestConfDirComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestNeighboursDoNotMatter: what happens beside the directory has nobody read it again or ask plug-ins for their status, which here
+// would go on for ever, as those write next to it.
+func TestNeighboursDoNotMatter(t *testing.T) {
+	f := newFakes(t)
+	f.PollInterval, f.StatusInterval = notPolled, notPolled
+	f.network("10-a.conflist", "net1", "1.1.0", "any")
+	n := open(t, f.Options)
+	asked := func() int {
+		b, _ := os.ReadFile(filepath.Join(f.dir, "log.status"))
+		return strings.Count(string(b), "\n")
+	}
+	eventually(t, "asked", func() bool { return asked() > 0 })
+	time.Sleep(200 * time.Millisecond) // for what the configuration's own writing announced
+	before := asked()
+	for i := range 20 {
+		if err := os.WriteFile(filepath.Join(f.dir, "neighbour"), []byte{byte(i)}, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if now := asked(); now != before {
+		t.Errorf("plug-ins were asked for their status %d times, and %d times after writes next to the directory", before, now)
+	}
+	f.network("05-b.conflist", "net0", "1.1.0", "any")
+	becomes(t, n, "net0")
+}
+
 // TestPollFindsWhatIsNotAnnounced re-targets a symbolic link two levels up, which inotify does not
 // tell.
 func TestPollFindsWhatIsNotAnnounced(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -70,12 +71,8 @@ func (n *Network) watch(ctx context.Context) {
 		// First watch, then read: what happens in between is announced.
 		w.arm()
 		n.reload(ctx)
-		select {
-		case <-ctx.Done():
+		if !w.wait(ctx, poll.C) {
 			return
-		case <-poll.C:
-		case <-w.events():
-		case <-w.errors(): // the queue has overflown, say
 		}
 	}
 }
@@ -152,7 +149,32 @@ func (w *dirWatch) targets() map[string]os.FileInfo {
 	}
 }
 
-// events and errors each mean: look again. Without a watcher they never do.
+// wait returns when it is time to look again, false if ctx has ended.
+func (w *dirWatch) wait(ctx context.Context, poll <-chan time.Time) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-poll:
+			return true
+		case e := <-w.events():
+			if w.concerns(e.Name) {
+				return true
+			}
+		case <-w.errors(): // the queue has overflown, say
+			return true
+		}
+	}
+}
+
+// concerns tells whether a change at path may change what is in the directory: the path leads there, or lies in it. Of what else
+// goes on in the ancestor that is watched, which may be /etc or a place for logs, nothing does.
+func (w *dirWatch) concerns(path string) bool {
+	path = filepath.Clean(path)
+	return path == w.dir || strings.HasPrefix(path, w.dir+"/") || strings.HasPrefix(w.dir, strings.TrimSuffix(path, "/")+"/")
+}
+
+// events and errors are what the watcher has to say. Without one it is nothing.
 func (w *dirWatch) events() <-chan fsnotify.Event {
 	if w.fs == nil {
 		return nil
