@@ -72,8 +72,10 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 
-	// Beside the tracer's, which is as long: the two are most of what a start takes.
+	// Beside the tracer's, which takes the longest.
 	openedImages := later(func() (*image.Store, error) { return image.Open(imageOptions(c)) })
+	openedNetwork := later(func() (*network.Network, error) { return network.Open(ctx, networkOptions(c)) })
+	programs := later(func() (map[string]runtimeProgram, error) { return runtimePrograms(c) })
 	tracer, err := exitbpf.Open(exitbpf.Options{Dir: c.BPF, Capacity: c.Exit.Capacity, Require: c.Exit.Require})
 	if err != nil {
 		return fmt.Errorf("exit tracer: %w", err)
@@ -103,7 +105,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return fmt.Errorf("images: %w", err)
 	}
 	defer images.Close()
-	cni, err := network.Open(ctx, networkOptions(c))
+	cni, err := openedNetwork()
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -119,7 +121,11 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 	systemd := useSystemd(c)
-	runtimes, handlers, err := runtimes(c, systemd, node, hub)
+	asked, err := programs()
+	if err != nil {
+		return err
+	}
+	runtimes, handlers, err := runtimes(c, asked, systemd, node, hub)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/embedcri/embedcri/pkg/config"
@@ -44,26 +45,42 @@ func networkOptions(c *config.Config) network.Options {
 	}
 }
 
-// runtimes makes the drivers of all handlers. A binary that is missing is an error now, not at the first pod.
-func runtimes(c *config.Config, systemd bool, node spec.Node, hub *ioattach.Hub) (map[string]task.Runtime, map[string]sandbox.Handler, error) {
-	drivers, handlers := map[string]task.Runtime{}, map[string]sandbox.Handler{}
+// runtimeProgram is the program of a handler, and what it says of itself.
+type runtimeProgram struct {
+	path     string // absolute
+	features *features.Features
+}
+
+// runtimePrograms finds the programs of all handlers and asks them, by name of the handler.
+func runtimePrograms(c *config.Config) (map[string]runtimeProgram, error) {
+	programs := map[string]runtimeProgram{}
 	for name, h := range c.Runtime.Handlers {
 		path, err := exec.LookPath(h.Path)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		var f *features.Features
+		if err == nil {
+			f, err = runtimeFeatures(path)
+		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
+			return nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
 		}
-		if path, err = filepath.Abs(path); err != nil {
-			return nil, nil, err
-		}
-		features, err := runtimeFeatures(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
-		}
+		programs[name] = runtimeProgram{path, f}
+	}
+	return programs, nil
+}
+
+// runtimes makes the drivers of all handlers. A binary that is missing is an error now, not at the first pod.
+func runtimes(c *config.Config, programs map[string]runtimeProgram, systemd bool, node spec.Node, hub *ioattach.Hub) (map[string]task.Runtime, map[string]sandbox.Handler, error) {
+	drivers, handlers := map[string]task.Runtime{}, map[string]sandbox.Handler{}
+	for name, h := range c.Runtime.Handlers {
+		program := programs[name]
 		drivers[name] = task.NewRuntime(task.RuntimeOptions{
-			Path: path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: execCgroup(features), Timeout: time.Duration(c.Runtime.Timeout),
+			Path: program.path, Root: c.RuntimeRoot(name), SystemdCgroup: systemd, ExecCgroup: execCgroup(program.features), Timeout: time.Duration(c.Runtime.Timeout),
 			Barriers: hub,
 		})
-		hs, err := handlerSpec(h, features, node)
+		hs, err := handlerSpec(h, program.features, node)
 		if err != nil {
 			return nil, nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
 		}
