@@ -16,13 +16,18 @@ func measureExec(ctx context.Context, b *bed) error {
 	if err != nil {
 		return err
 	}
-	pods := map[*peer]*pod{}
+	pods, earlier := map[*peer]*pod{}, map[*peer]map[string]total{}
 	for _, p := range b.peers {
 		d, _, err := p.launch(ctx, true, nil, payload...)
 		if err != nil {
 			return err
 		}
 		pods[p] = d
+		if p.name == "embedcri" { // execs of other groups, eight at a time, are no part of this
+			if earlier[p], err = p.execStages(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	err = b.turns(ctx, 2*b.o.n, func(_ int, p *peer) error {
 		if p == b.peers[0] {
@@ -52,7 +57,7 @@ func measureExec(ctx context.Context, b *bed) error {
 			return err
 		}
 		for _, name := range []string{"turn", "sub-cgroup", "runtime exec", "watch", "command", "output"} {
-			t := stages[name]
+			t := stages[name].since(earlier[p][name])
 			b.results.add("stages/exec/"+name, "exec: "+name+" (mean)", "ms", p.name, 1e3*t.sum/t.count)
 		}
 	}

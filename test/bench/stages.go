@@ -16,6 +16,9 @@ import (
 // total is a Prometheus summary without quantiles.
 type total struct{ sum, count float64 }
 
+// since is what has been added to an earlier total.
+func (t total) since(earlier total) total { return total{t.sum - earlier.sum, t.count - earlier.count} }
+
 var execStage = regexp.MustCompile(`^embedcri_exec_stage_duration_seconds_(sum|count)\{stage="([^"]*)"\} (\S+)$`)
 
 // execStages reads, by name, what embedcri's metrics say about the stages of execs. They are the only thing that the bench asks for
