@@ -54,7 +54,7 @@
 //	<dir>/stdin stdout stderr   FIFOs, mode 0600, owned by the process's user
 //	<dir>/record                what must survive us: rests of lines, "stdin is closed"
 //	<hub dir>/lane-N[.pipe]     lanes: journal and buffer, staging pipe
-//	<hub dir>/lock tty-XXX      one daemon at a time; console sockets, while a runtime creates
+//	<hub dir>/lock tty-*        one daemon at a time; console sockets, while a runtime creates
 //
 // # The keeper
 //
