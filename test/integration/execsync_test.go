@@ -184,13 +184,15 @@ func TestExecSyncSoak(t *testing.T) {
 			}
 		}
 	})
-	took, after := time.Since(started), n.usage()
+	took := time.Since(started)
+	after := n.settled()
 	t.Logf("%d calls: %.0f/s, %.1f CPU-ms of the daemon each", calls, float64(calls)/took.Seconds(),
 		float64((after.cpu-before.cpu).Milliseconds())/float64(calls))
-	if grown := after.pss - before.pss; grown > 16<<10 {
+	if grown := after.anon - before.anon; grown > 16<<10 {
 		t.Errorf("the daemon has grown by %d KiB", grown)
 	}
-	if grown := after.threads - before.threads; grown > 8 {
+	// A thread that a call leaves behind is one for each call; a few more come to be when the machine is slow to answer.
+	if grown := after.threads - before.threads; grown > max(8, calls/20) {
 		t.Errorf("the daemon has %d threads more", grown)
 	}
 	n.noExecGroups(ids...)

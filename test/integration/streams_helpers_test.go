@@ -206,12 +206,12 @@ func (n *streamNode) has(o *output, text string) {
 // usage is what the daemon takes of the machine.
 type usage struct {
 	fds, threads, goroutines int
-	pss                      int // KiB
+	anon                     int // KiB of anonymous memory: of pages that other daemons map too, such as the program's, each one's part changes as they come and go
 	cpu                      time.Duration
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%d fds, %d threads, %d goroutines, PSS %d KiB, %.2f CPU-s", u.fds, u.threads, u.goroutines, u.pss, u.cpu.Seconds())
+	return fmt.Sprintf("%d fds, %d threads, %d goroutines, %d KiB of anonymous memory, %.2f CPU-s", u.fds, u.threads, u.goroutines, u.anon, u.cpu.Seconds())
 }
 
 // usage asks the kernel, and the daemon's metrics for its goroutines.
@@ -222,7 +222,7 @@ func (n *streamNode) usage() usage {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	u := usage{fds: len(fds), threads: field(n.t, proc+"/status", "Threads:"), pss: field(n.t, proc+"/smaps_rollup", "Pss:")}
+	u := usage{fds: len(fds), threads: field(n.t, proc+"/status", "Threads:"), anon: field(n.t, proc+"/smaps_rollup", "Pss_Anon:")}
 	stat, err := os.ReadFile(proc + "/stat")
 	if err != nil {
 		n.t.Fatal(err)
