@@ -51,6 +51,7 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 		return err
 	}
 	started := time.Now()
+	resetSignals()
 	collect := uncollected()
 	// Starting a program holds one of Go's processors until the child has called execve(2) (vfork), which takes milliseconds. With
 	// as few as the machine has, an exit that comes meanwhile is told that much later: 12 ms rather than 3 on two processors.

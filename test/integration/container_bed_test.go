@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -44,6 +46,8 @@ type bed struct {
 // TestContainer runs every feature under every runtime.
 func TestContainer(t *testing.T) {
 	cdi := t.TempDir()
+	signal.Ignore(unix.SIGHUP) // as nohup does; the daemon inherits that, its containers must not
+	defer signal.Reset(unix.SIGHUP)
 	n := testnode.Start(t, testnode.Options{
 		NoNetwork: true, Crun: testenv.Has(testenv.Crun),
 		HandlerConfig: `rlimits = ["nofile=512:1024", "core=0"]

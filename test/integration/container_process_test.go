@@ -56,6 +56,10 @@ var processFeatures = []feature{
 		b.cfg.Mounts = []*runtimeapi.Mount{{ContainerPath: "/proc-of-host", HostPath: "/proc", Readonly: true}}
 		b.says(script, three)
 	}},
+	{"signals", func(b *bed) {
+		// The daemon of this bed was started by a process that ignores SIGHUP, as nohup does.
+		b.says("grep -E 'Sig(Blk|Ign)' /proc/self/status", "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000")
+	}},
 	{"limits of the process", func(b *bed) {
 		// What a daemon with CAP_SYS_RESOURCE could lower is here only raised: some machines lack it.
 		b.cfg.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: 789}
