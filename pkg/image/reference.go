@@ -4,7 +4,6 @@ package image
 
 import (
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -87,9 +86,3 @@ func matchPattern(pattern, name string) bool {
 
 // registryOf is the host that a reference names: "docker.io" for "docker.io/library/busybox:1".
 func registryOf(named reference.Named) string { return reference.Domain(named) }
-
-// shortDigest is for messages and file names.
-func shortDigest(d digest.Digest) string {
-	hex := d.Encoded()
-	return path.Base(hex[:min(12, len(hex))])
-}

@@ -127,13 +127,6 @@ func (t *Task) canExec() error {
 	return nil
 }
 
-// IsCommandNotFound tells whether an Exec failed because there is no such program, or it cannot be executed; code is what a shell
-// would report.
-func IsCommandNotFound(err error) (code int32, ok bool) {
-	c, ok := startFailure(err)
-	return int32(c), ok
-}
-
 // follow waits for the exec's end. Its status has no other keeper than whoever waits for it, so its record is forgotten at once.
 func (e *Exec) follow() {
 	select {

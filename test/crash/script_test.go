@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -362,6 +361,3 @@ func (a *actor) task(verb, id string) {
 		return nil
 	}, nil)
 }
-
-// logDir is where the pod's containers log.
-func (a *actor) logDir() string { return filepath.Join(a.n.Dir, "log") }
