@@ -151,12 +151,12 @@ func TestPullDistributionFaults(t *testing.T) {
 			proxy := httptest.NewServer(tc.fault(registry))
 			t.Cleanup(proxy.Close)
 			proxied := strings.TrimPrefix(proxy.URL, "http://") + "/team/app:1"
-			s := open(t, Options{ProgressTimeout: time.Second})
+			s := open(t, Options{ProgressTimeout: patience})
 			_, err := s.Pull(t.Context(), PullRequest{Ref: proxied})
 			tc.check(t, proxied, err)
 
 			toml := fmt.Sprintf("server = \"https://%s\"\nca = %q\n[host.%q]\n", addr, ca.File, proxy.URL)
-			s = open(t, Options{ProgressTimeout: time.Second, CertDirs: []string{certs(t, addr, toml)}})
+			s = open(t, Options{ProgressTimeout: patience, CertDirs: []string{certs(t, addr, toml)}})
 			img, err := s.Pull(t.Context(), PullRequest{Ref: ref.String(), Auth: &runtimeapi.AuthConfig{Username: "kube", Password: "secret"}})
 			if err != nil {
 				t.Fatalf("pull with a mirror that %s: %v", name, err)

@@ -97,8 +97,11 @@ func stalls(next http.Handler) http.Handler {
 	})
 }
 
-// dribbles sends every blob in small pieces with pauses in between, which take longer together than a progress time-out of a second
-// and are each much shorter.
+// patience is the progress time-out of pulls with a fault. A busy machine may take more than a second to write what it unpacks.
+const patience = 3 * time.Second
+
+// dribbles sends every blob in small pieces with pauses in between, which take longer together than patience and are each much
+// shorter.
 func dribbles(next http.Handler) http.Handler {
 	return edits(next, func(w http.ResponseWriter, body []byte) {
 		const pieces = 24
@@ -106,7 +109,7 @@ func dribbles(next http.Handler) http.Handler {
 		for i := range pieces {
 			_, _ = w.Write(body[i*len(body)/pieces : (i+1)*len(body)/pieces])
 			_ = http.NewResponseController(w).Flush()
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(patience / (pieces - 4))
 		}
 	})
 }

@@ -40,7 +40,7 @@ func faultCases(t *testing.T) map[string]faultCase {
 		"truncates":   {truncates, errdefs.ErrUnavailable, "EOF"},
 		"corrupts":    {corrupts, errdefs.ErrDataLoss, "digest"},
 		"lengthens":   {lengthens, errdefs.ErrDataLoss, "size"},
-		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for 1s"},
+		"stalls":      {stalls, errdefs.ErrUnavailable, "nothing received for " + patience.String()},
 		"rate limit":  {limitsRate("0"), nil, ""},
 		"rate refuse": {refusesRate, errdefs.ErrResourceExhausted, "429"},
 		"redirects":   {redirects(t), nil, ""},
@@ -56,7 +56,7 @@ func TestPullFaults(t *testing.T) {
 			t.Parallel()
 			var options Options
 			if name == "stalls" || name == "slow" {
-				options.ProgressTimeout = time.Second
+				options.ProgressTimeout = patience
 			}
 			reg := testregistry.Start(t, testregistry.Options{Wrap: tc.fault})
 			s := open(t, options)
@@ -94,10 +94,10 @@ func TestPullMirrorAskedOnce(t *testing.T) {
 	}
 	mirror.Push(t, "app:1", img)
 	ref, _ := reg.Push(t, "app:1", img)
-	s := open(t, Options{CertDirs: certDirs, MaxDownloads: 1, ProgressTimeout: time.Second})
+	s := open(t, Options{CertDirs: certDirs, MaxDownloads: 1, ProgressTimeout: patience})
 	start := time.Now()
 	pull(t, s, ref)
-	if took := time.Since(start); took > 7*time.Second {
+	if took := time.Since(start); took > 5*patience { // a wait for each layer would be eight
 		t.Errorf("the pull took %v", took)
 	}
 	if n := mirror.Count("GET /v2/app/blobs/"); n > 2 {

@@ -259,7 +259,7 @@ func TestPullProgress(t *testing.T) {
 func TestPullLeavesNothingRunning(t *testing.T) {
 	good := testregistry.Start(t, testregistry.Options{})
 	bad := testregistry.Start(t, testregistry.Options{Wrap: stalls})
-	s := open(t, Options{ProgressTimeout: 1500 * time.Millisecond}) // a loaded machine may unpack nothing for half of that
+	s := open(t, Options{ProgressTimeout: patience})
 	img, err := testregistry.Random(3, 2, 64<<10)
 	if err != nil {
 		t.Fatal(err)
