@@ -102,6 +102,13 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 			return nil, err
 		}
 	case vFollow, vRestart:
+		if v == vRestart {
+			// Held until the start is finished: the client repeats its StartContainer, and if the program is over already the call
+			// must find that it was started.
+			if err := t.op.Lock(ctx); err != nil {
+				return nil, fmt.Errorf("load container %s: %w", id, err)
+			}
+		}
 		if s.State == Running {
 			t.letBarrierGo()
 		}
@@ -117,6 +124,9 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 			t.log().Error(err, "container cannot be watched", "container", id)
 			s.State, s.Message = Unknown, err.Error()
 			t.status.Store(&s)
+			if v == vRestart {
+				t.op.Unlock()
+			}
 			return t, nil
 		}
 		t.awaitKnownExit()
@@ -151,14 +161,10 @@ func (t *Task) awaitKnownExit() {
 	}
 }
 
-// restart goes on with a start that the previous daemon had begun.
+// restart goes on with a start that the previous daemon had begun, and lets go of op, which Load has taken for it.
 func (t *Task) restart() {
-	ctx := context.Background()
-	if err := t.op.Lock(ctx); err != nil {
-		return
-	}
 	defer t.op.Unlock()
-	if err := t.finishStart(ctx); err != nil {
+	if err := t.finishStart(context.Background()); err != nil {
 		t.log().Error(err, "go on with a start that was cut off", "container", t.id)
 	}
 }
