@@ -72,7 +72,10 @@ func nft(ctx context.Context, script string) error {
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil: // killed for it
+		return fmt.Errorf("nft: %w", context.Cause(ctx))
+	case err != nil:
 		return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil

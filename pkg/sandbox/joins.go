@@ -59,6 +59,7 @@ func (j *joins[T]) do(ctx, base context.Context, key string, d digest, f func(co
 	}
 	if !running {
 		op = &joined[T]{digest: d, stage: newProgress(), done: make(chan struct{})}
+		op.stage.over = op.done
 		j.ops[key] = op
 		go func() {
 			op.err = caught(func() (err error) {
@@ -123,8 +124,9 @@ func caught(f func() error) (err error) {
 
 // progress is the stage that an operation is in, for those who wait and for the breakdown of what took how long.
 type progress struct {
-	now atomic.Pointer[stage]
-	log []Stage // of finished stages; the operation's own goroutine writes, and hands it over when it is done
+	now  atomic.Pointer[stage]
+	log  []Stage         // of finished stages; the operation's own goroutine writes, and hands it over when it is done
+	over <-chan struct{} // closed when the operation is over and nobody can join it any more
 }
 
 type stage struct {

@@ -31,6 +31,7 @@ type Pod struct {
 	state     atomic.Pointer[podState]
 	durable   func() error            // while it is made: waits until its identity outlives a power loss
 	endMaking context.CancelCauseFunc // set before the pod can be found; nil if an earlier daemon made it
+	made      <-chan struct{}         // closed when its making is over, well or not; nil as endMaking is
 	stages    atomic.Pointer[[]Stage] // of its making, if it was this daemon that made it
 
 	mu         sync.Mutex

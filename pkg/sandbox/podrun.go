@@ -108,7 +108,7 @@ func (m *Manager) run(ctx context.Context, key string, meta podIdentity, at *pro
 	recorded = true
 	making, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	p.endMaking = end
+	p.endMaking, p.made = end, at.over
 	m.mu.Lock()
 	m.pods[meta.ID], m.names[key] = p, p
 	m.mu.Unlock()

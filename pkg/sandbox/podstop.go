@@ -22,7 +22,9 @@ const unmakeTimeout = 3 * time.Minute
 // ended first, so that a network that cannot be taken down keeps nothing else alive: Stop then fails, and a repeated Stop goes on
 // where this one was stuck. A pod that is still being made is not waited for: its making ends, and it is gone.
 func (p *Pod) Stop(ctx context.Context) error {
-	p.stopMaking()
+	if err := p.stopMaking(ctx); err != nil {
+		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)
+	}
 	if err := p.op.Lock(ctx); err != nil {
 		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)
 	}
@@ -30,10 +32,18 @@ func (p *Pod) Stop(ctx context.Context) error {
 	return p.stopLocked(ctx)
 }
 
-// stopMaking takes the context of the pod's making away. Once the pod is made nothing uses that any more.
-func (p *Pod) stopMaking() {
-	if p.endMaking != nil {
-		p.endMaking(errStopped)
+// stopMaking takes the context of the pod's making away, which nothing uses once the pod is made, and waits for its end: whoever
+// asks for the same pod after this must not join what was stopped.
+func (p *Pod) stopMaking(ctx context.Context) error {
+	if p.endMaking == nil {
+		return nil
+	}
+	p.endMaking(errStopped)
+	select {
+	case <-p.made:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for its making to end: %w", context.Cause(ctx))
 	}
 }
 
@@ -105,7 +115,9 @@ func (p *Pod) stopContainers(ctx context.Context) error {
 
 // Remove stops the pod, removes its containers and all that is left of it. Removing a removed pod succeeds.
 func (p *Pod) Remove(ctx context.Context) error {
-	p.stopMaking()
+	if err := p.stopMaking(ctx); err != nil {
+		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
+	}
 	if err := p.op.Lock(ctx); err != nil {
 		return fmt.Errorf("remove pod %s: %w", p.meta.ID, err)
 	}
