@@ -9,8 +9,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/embedcri/embedcri/internal/ctxlock"
 )
 
 func TestJoins(t *testing.T) {
@@ -68,4 +71,39 @@ type waiter struct {
 func (w *waiter) Done() <-chan struct{} {
 	w.begun()
 	return w.Context.Done()
+}
+
+// TestStopWaitsForTheMaking: once Stop or Remove has returned, nobody may join the making that it has stopped.
+func TestStopWaitsForTheMaking(t *testing.T) {
+	for name, call := range map[string]func(*Pod, context.Context) error{"stop": (*Pod).Stop, "remove": (*Pod).Remove} {
+		made := make(chan struct{})
+		var cause error
+		p := &Pod{op: ctxlock.New(), made: made, endMaking: func(err error) { cause = err }}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		err := call(p, ctx)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(cause, errStopped) {
+			t.Errorf("%s beside a making: %v; the making was told %v", name, err, cause)
+		}
+		close(made)
+		if err := p.stopMaking(t.Context()); err != nil {
+			t.Errorf("%s after it: %v", name, err)
+		}
+	}
+}
+
+// TestOverIsAfterTheLastJoin: when an operation says that it is over, the next call begins one of its own.
+func TestOverIsAfterTheLastJoin(t *testing.T) {
+	var j joins[int]
+	for want := range 200 {
+		var over <-chan struct{}
+		got, err := j.do(t.Context(), t.Context(), "pod", digest{}, func(_ context.Context, at *progress) (int, error) {
+			over = at.over
+			return want, nil
+		})
+		if err != nil || got != want {
+			t.Fatalf("operation %d gave %d, %v", want, got, err)
+		}
+		<-over
+	}
 }

@@ -20,7 +20,7 @@ const unmakeTimeout = 3 * time.Minute
 
 // Stop ends all processes of the pod and takes its network and namespaces down. Stopping a stopped pod succeeds. Processes are
 // ended first, so that a network that cannot be taken down keeps nothing else alive: Stop then fails, and a repeated Stop goes on
-// where this one was stuck. A pod that is still being made is not waited for: its making ends, and it is gone.
+// where this one was stuck. The making of a pod that is not yet made is cut short, and what there is of it is taken back.
 func (p *Pod) Stop(ctx context.Context) error {
 	if err := p.stopMaking(ctx); err != nil {
 		return fmt.Errorf("stop pod %s: %w", p.meta.ID, err)

@@ -247,13 +247,23 @@ func TestEventLatency(t *testing.T) {
 func killed(n *testnode.Node, l *listener, id string) (e *received, died, seen time.Time) {
 	n.T.Helper()
 	pid := statusPid(n.T, n, id)
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	defer unix.Close(fd)
 	var watch sync.WaitGroup
 	defer watch.Wait()
+	watching := make(chan struct{})
 	watch.Go(func() {
-		waitGone(n.T, pid)
-		seen = time.Now()
+		close(watching)
+		for deadline := time.Now().Add(20 * time.Second); seen.IsZero() && time.Now().Before(deadline); {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000); err == nil && n == 1 {
+				seen = time.Now()
+			}
+		}
 	})
-	time.Sleep(20 * time.Millisecond) // the watch is there, and the start of the container is over
+	<-watching
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		n.T.Fatal(err)
 	}
@@ -267,7 +277,9 @@ func killed(n *testnode.Node, l *listener, id string) (e *received, died, seen t
 	if err := n.Runtime.RemoveContainer(n.Ctx(), id); err != nil {
 		n.T.Fatal(err)
 	}
-	watch.Wait()
+	if watch.Wait(); seen.IsZero() {
+		n.T.Fatalf("process %d does not end", pid)
+	}
 	return e, died, seen
 }
 

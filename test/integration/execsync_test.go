@@ -191,8 +191,8 @@ func TestExecSyncSoak(t *testing.T) {
 	if grown := after.anon - before.anon; grown > 16<<10 {
 		t.Errorf("the daemon has grown by %d KiB", grown)
 	}
-	// A thread that a call leaves behind is one for each call; a few more come to be when the machine is slow to answer.
-	if grown := after.threads - before.threads; grown > max(8, calls/20) {
+	// Go never ends a thread, and makes more while those it has are held up in the kernel: on a busy machine a few.
+	if grown := after.threads - before.threads; grown > 24 {
 		t.Errorf("the daemon has %d threads more", grown)
 	}
 	n.noExecGroups(ids...)

@@ -203,10 +203,11 @@ func (n *streamNode) has(o *output, text string) {
 	})
 }
 
-// usage is what the daemon takes of the machine.
+// usage is what the daemon takes of the machine. Its memory is the anonymous part: of pages that other daemons map too, such as the
+// program's, each one's part (PSS) changes as they come and go.
 type usage struct {
 	fds, threads, goroutines int
-	anon                     int // KiB of anonymous memory: of pages that other daemons map too, such as the program's, each one's part changes as they come and go
+	anon                     int // KiB
 	cpu                      time.Duration
 }
 
