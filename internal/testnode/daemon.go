@@ -35,6 +35,26 @@ func (n *Node) Start() {
 // it tries again.
 func (n *Node) Launch() {
 	n.T.Helper()
+	n.Spawn()
+	for deadline := time.Now().Add(testenv.Slow(30 * time.Second)); ; {
+		if peer(n.Socket) == n.daemon.Process.Pid {
+			break
+		}
+		select {
+		case <-n.exited:
+			n.T.Fatalf("the daemon has ended:\n%s", n.Log())
+		default:
+		}
+		if time.Now().After(deadline) {
+			n.T.Fatalf("the daemon does not serve:\n%s", n.Log())
+		}
+		time.Sleep(2 * time.Millisecond) // poll to the deadline
+	}
+}
+
+// Spawn runs the daemon and waits for nothing: it may be one that is to end before it serves.
+func (n *Node) Spawn() {
+	n.T.Helper()
 	log, err := os.OpenFile(n.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.T.Fatal(err)
@@ -52,20 +72,6 @@ func (n *Node) Launch() {
 		_ = cmd.Wait()
 		close(exited)
 	}(n.exited)
-	for deadline := time.Now().Add(testenv.Slow(30 * time.Second)); ; {
-		if peer(n.Socket) == cmd.Process.Pid {
-			break
-		}
-		select {
-		case <-n.exited:
-			n.T.Fatalf("the daemon has ended:\n%s", n.Log())
-		default:
-		}
-		if time.Now().After(deadline) {
-			n.T.Fatalf("the daemon does not serve:\n%s", n.Log())
-		}
-		time.Sleep(2 * time.Millisecond) // poll to the deadline
-	}
 }
 
 // peer is the pid of the process that listens on a socket; 0 if there is none. That the socket answers says nothing about who does:

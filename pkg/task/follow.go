@@ -96,6 +96,7 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 				}
 				first = true
 				s.Exit, s.FinishedAt, s.Paused = &exit, at, false
+				s.MidStart = t.Status().State == Starting
 				if m := stopMessage(*s); m != "" {
 					s.Message = m
 				}

@@ -90,6 +90,13 @@ func (m *Manager) Load(ctx context.Context, id, handler string, o ioattach.Optio
 	}
 	switch v {
 	case vKeep:
+		if s.MidStart {
+			// The last daemon but one began the start, and the last one died between noting the exit and noting that. Should it not
+			// be stored now either, the client's repeated StartContainer does it.
+			if err := t.finishStart(ctx); err != nil {
+				t.log().Error(err, "finish a start that was cut off", "container", id)
+			}
+		}
 		if s.Exit != nil {
 			close(t.exited)
 			t.afterExit()
@@ -180,7 +187,7 @@ func (t *Task) finishStart(ctx context.Context) error {
 	}
 	t.letBarrierGo()
 	return t.apply(evStarted, func(s *Status) {
-		s.Parked = ""
+		s.Parked, s.MidStart = "", false
 		if !s.StartedAt.IsZero() {
 			return
 		}

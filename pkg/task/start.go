@@ -43,7 +43,7 @@ func (t *Task) Start(ctx context.Context) error {
 func (t *Task) resumeStart(ctx context.Context) (done bool, err error) {
 	s := t.Status()
 	switch {
-	case s.State == Starting:
+	case s.State == Starting, s.State == Exited && s.MidStart:
 		err := t.finishStart(ctx)
 		t.told = err == nil
 		return true, err
@@ -73,7 +73,7 @@ func (t *Task) startLocked(ctx context.Context) error {
 		return fmt.Errorf("start container %s: %w", t.id, err)
 	}
 	return failpoint.TaskRunning.Do(func() error {
-		return t.apply(evStarted, func(s *Status) { s.StartedAt, s.Parked = started, "" })
+		return t.apply(evStarted, func(s *Status) { s.StartedAt, s.Parked, s.MidStart = started, "", false })
 	})
 }
 
@@ -84,7 +84,7 @@ func (t *Task) startFailed(code uint8, message string) {
 		if s.Exit == nil || s.Exit.Killer != nil && s.Exit.Killer.Pid == os.Getpid() {
 			s.Exit = &Exit{Known: true, Wait: exitedWith(code), Source: "start"}
 		}
-		s.Reason, s.Message = reasonStartError, message
+		s.Reason, s.Message, s.MidStart = reasonStartError, message, false
 		if s.FinishedAt.IsZero() {
 			s.FinishedAt = time.Now()
 		}

@@ -27,6 +27,7 @@ type Status struct {
 	PidStart   uint64      `json:"pidStart,omitempty"`   // start time of Pid, field 22 of /proc/<pid>/stat: within a boot, a pid with another one is a stranger
 	Parked     string      `json:"parked,omitempty"`     // command line of init while it waits at the barrier; empty from Running on
 	StartError *StartError `json:"startError,omitempty"` // known at creation: there is no program to start
+	MidStart   bool        `json:"midStart,omitempty"`   // init's exit overtook the end of a start that had begun; cleared by that end
 	Stop       *StopIntent `json:"stop,omitempty"`       // a stop that has begun; a restarted daemon goes on with it
 }
 

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/embedcri/embedcri/internal/boot"
+	fp "github.com/embedcri/embedcri/internal/failpoint"
 	"github.com/embedcri/embedcri/internal/testnode"
 )
 
@@ -66,6 +67,49 @@ func TestOrphans(t *testing.T) {
 	if _, _, err := n.Runtime.ExecSync(n.Ctx(), kept, []string{"true"}, time.Minute); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestStartCutOffTwice: the daemon dies when the program runs and before that is recorded, and the next one when it has recorded the
+// program's exit and before it has recorded the start. The client's repeated StartContainer is none the wiser.
+func TestStartCutOffTwice(t *testing.T) {
+	a := newActor(t)
+	cfg := a.config("sh", "-c", "exit 7")
+	id := a.create(cfg)
+	start := func() error {
+		_, err := a.c.StartContainer(a.n.Ctx(), &runtimeapi.StartContainerRequest{ContainerId: id})
+		return err
+	}
+	pid := a.n.ContainerPid(id)
+	a.arm(fp.TaskRunning, "before", fp.Kill)
+	if err := start(); err == nil {
+		t.Fatal("the daemon did not die")
+	}
+	a.awaitDeath()
+	a.eventually("the program is over", func() error {
+		if err := unix.Kill(pid, 0); err == nil {
+			return fmt.Errorf("process %d lives", pid)
+		}
+		return nil
+	})
+	a.arm(fp.ExitRecord, "after", fp.Kill)
+	a.n.Spawn()
+	a.awaitDeath()
+	if !a.wasHit() {
+		t.Fatalf("the second daemon has not recorded the exit:\n%s", a.n.Log())
+	}
+	if !a.alive() {
+		t.Fatal("the second daemon did not die")
+	}
+	if err := start(); err != nil {
+		t.Errorf("StartContainer, repeated: %v", err)
+	}
+	if s := a.status(id); s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 7 || s.StartedAt == 0 || s.StartedAt > s.FinishedAt {
+		t.Errorf("status: %v", s)
+	}
+	if err := start(); err == nil {
+		t.Error("a third StartContainer is not refused")
+	}
+	a.remove(id)
 }
 
 // TestReboot makes a machine look rebooted: nothing lives, everything in /run and the kernel is gone, and the boot id is another.
