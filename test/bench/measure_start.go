@@ -48,19 +48,8 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
-	ofPod, ofContainer, err := p.stagesOf(ctx, d)
-	if err != nil {
+	if err := p.stages(ctx, d, "stages/"+network, title); err != nil {
 		return err
-	}
-	for i, stages := range [][]stage{ofPod, ofContainer} {
-		what := []string{"pod", "container"}[i]
-		for _, s := range stages {
-			took, err := time.ParseDuration(s.Took)
-			if err != nil {
-				return err
-			}
-			r.ms("stages/"+network+"/"+what+"/"+s.Name, what+": "+s.Name+", "+title, p.name, took)
-		}
 	}
 
 	step := func(id, what string, call func() error) {
@@ -92,6 +81,25 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 		r.add("cpu/"+network, "CPU of the runtime for all of it, "+title, "ms", p.name, p.cpu()-cpu)
 	}
 	return err
+}
+
+// stages adds where the time went in the start of a pod, as the runtime tells it.
+func (p *peer) stages(ctx context.Context, d *pod, id, title string) error {
+	ofPod, ofContainer, err := p.stagesOf(ctx, d)
+	if err != nil {
+		return err
+	}
+	for i, stages := range [][]stage{ofPod, ofContainer} {
+		what := []string{"pod", "container"}[i]
+		for _, s := range stages {
+			took, err := time.ParseDuration(s.Took)
+			if err != nil {
+				return err
+			}
+			p.bed.results.ms(id+"/"+what+"/"+s.Name, what+": "+s.Name+", "+title, p.name, took)
+		}
+	}
+	return nil
 }
 
 // measureParallel starts pods and execs eight at a time.
