@@ -23,26 +23,28 @@ func growth(few, many int) func(context.Context, *bed) error {
 			}
 		}
 		for _, of := range []struct {
-			id, title string
-			share     bool // the measure is of all pods together
+			group, id, title string
+			share            bool // the measure is of all pods together
 		}{
-			{"pss", "memory per pod", false},
-			{"start", "one more pod start, CNI", false},
-			{"ListPodSandbox", "ListPodSandbox, time per pod", true},
-			{"ListContainers", "ListContainers, time per pod", true},
-			{"ListContainerStats", "ListContainerStats, time per pod", true},
-			{"ListPodSandboxStats", "ListPodSandboxStats, time per pod", true},
-			{"ListPodSandboxMetrics", "ListPodSandboxMetrics, time per pod", true},
+			{"density", "pss", "memory per pod", false},
+			{"density", "start", "one more pod start, CNI", false},
+			{"crowded", "pod/CNI ADD bridge", "– CNI ADD bridge", false},
+			{"crowded", "container/runtime create", "– runtime create", false},
+			{"density", "ListPodSandbox", "ListPodSandbox, time per pod", true},
+			{"density", "ListContainers", "ListContainers, time per pod", true},
+			{"density", "ListContainerStats", "ListContainerStats, time per pod", true},
+			{"density", "ListPodSandboxStats", "ListPodSandboxStats, time per pod", true},
+			{"density", "ListPodSandboxMetrics", "ListPodSandboxMetrics, time per pod", true},
 		} {
-			b.results.compare(of.id, fmt.Sprintf("%s, with %d pods in times of that with %d", of.title, many, few), few, many, of.share)
+			b.results.compare(of.group, of.id, fmt.Sprintf("%s, with %d pods in times of that with %d", of.title, many, few), few, many, of.share)
 		}
 		return nil
 	}
 }
 
-// compare adds how the measure of a density grows from few to many pods.
-func (r *results) compare(id, title string, few, many int, share bool) {
-	a, b := r.index[fmt.Sprintf("density/%d/%s", few, id)], r.index[fmt.Sprintf("density/%d/%s", many, id)]
+// compare adds how a measure of a group, density or crowded, grows from few to many pods.
+func (r *results) compare(group, id, title string, few, many int, share bool) {
+	a, b := r.index[fmt.Sprintf("%s/%d/%s", group, few, id)], r.index[fmt.Sprintf("%s/%d/%s", group, many, id)]
 	if a == nil || b == nil {
 		return
 	}
