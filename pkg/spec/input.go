@@ -108,6 +108,7 @@ type Handler struct {
 type Node struct {
 	Capabilities []string // effective capabilities of the daemon, CAP_ upper case: it cannot give away what it lacks
 	Seccomp      bool     // the kernel has seccomp filters
+	NoX32        bool     // the kernel has no x32 system calls: none need be filtered
 	AppArmor     bool     // the AppArmor LSM is on
 	SELinux      bool     // the SELinux LSM is on
 	MountSetattr bool     // mount_setattr(2), Linux 5.12: recursive read-only and idmapped mounts

@@ -34,6 +34,7 @@ const AppArmorDefaultProfile = "cri-embedcri.apparmor.d"
 func DetectNode() (Node, error) {
 	n := Node{
 		Seccomp:         hostseccomp.IsEnabled(),
+		NoX32:           noX32(),
 		AppArmor:        hostapparmor.HostSupports(),
 		AppArmorProfile: AppArmorDefaultProfile,
 		SELinux:         selinux.GetEnabled(),

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -33,7 +32,7 @@ func (b *builder) seccomp() error {
 		return unsupported(seccompField+".profile_type", "is %v, but the kernel has no seccomp", p.GetProfileType())
 	}
 	if p.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
-		b.g.Config.Linux.Seccomp = seccomp.DefaultProfile(b.g.Config)
+		b.g.Config.Linux.Seccomp = defaultSeccomp(b.g.Config, b.in.Node)
 		return nil
 	}
 	parsed, err := ParseSeccomp(b.in.Seccomp)

@@ -11,15 +11,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestSeccompDefault is not a golden file: the profile differs by machine and kernel. It must be containerd's, made after the
-// capabilities are settled, because it allows what they allow.
+// TestSeccompDefault is not a golden file: the profile differs by machine and kernel. It must be made after the
+// capabilities are settled, because it allows what they allow. TestDefaultSeccompSame holds it to containerd's.
 func TestSeccompDefault(t *testing.T) {
 	in := plain()
 	sc(&in).Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
@@ -29,7 +28,7 @@ func TestSeccompDefault(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !reflect.DeepEqual(s.Linux.Seccomp, seccomp.DefaultProfile(s)) {
+		if !reflect.DeepEqual(s.Linux.Seccomp, defaultSeccomp(s, in.Node)) {
 			t.Error("not the default profile")
 		}
 		return slices.ContainsFunc(s.Linux.Seccomp.Syscalls, func(c specs.LinuxSyscall) bool {
