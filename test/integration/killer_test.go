@@ -186,6 +186,7 @@ func TestWhoKilledIt(t *testing.T) {
 		id := run(false, "sleep", "1000")
 		pid := killFrom(t, statusPid(t, n, id), unix.SIGKILL)
 		before := n.WaitExited(id)
+		logLines(t, n, "container was killed", id) // else it may be killed between showing the exit and writing of it
 		n.Kill()
 		n.Start()
 		after := n.Status(id)
