@@ -23,8 +23,12 @@ func defaultSeccomp(s *specs.Spec, n Node) *specs.LinuxSeccomp {
 	return p
 }
 
-// mergeValues puts rules that allow single values of one argument of one system call together where a mask can say the same: 8 and 12
-// are "8, not looking at bit 2". The calls and arguments that match are exactly the same before and after.
+// narrow are the system calls whose first argument is of 32 bits (net/socket.c: int family; kernel/exec_domain.c: unsigned int
+// personality): the kernel does not look at the rest of the register, so a rule need not either.
+var narrow = map[string]bool{"socket": true, "personality": true}
+
+// mergeValues puts rules about single values of such an argument together where a mask can say the same: 8 and 12 are "8, not looking
+// at bit 2". What the kernel does on a call is the same before and after.
 func mergeValues(rules []specs.LinuxSyscall) []specs.LinuxSyscall {
 	var out []specs.LinuxSyscall
 	done := make([]bool, len(rules))
@@ -39,38 +43,39 @@ func mergeValues(rules []specs.LinuxSyscall) []specs.LinuxSyscall {
 		var values []masked
 		for j := i; j < len(rules); j++ {
 			if sameBut(r, rules[j]) {
-				values, done[j] = append(values, masked{math.MaxUint64, rules[j].Args[0].Value}), true
+				values, done[j] = append(values, masked{math.MaxUint32, rules[j].Args[0].Value}), true
 			}
 		}
 		for _, v := range merge(values) {
 			one := r
-			one.Args = []specs.LinuxSeccompArg{v.arg(r.Args[0].Index)}
+			one.Args = []specs.LinuxSeccompArg{v.arg()}
 			out = append(out, one)
 		}
 	}
 	return out
 }
 
-// singleValue tells whether a rule is about one value of one argument of one system call.
+// singleValue tells whether a rule is about one value of one narrow argument.
 func singleValue(r specs.LinuxSyscall) bool {
-	return len(r.Names) == 1 && len(r.Args) == 1 && r.Args[0].Op == specs.OpEqualTo
+	return len(r.Names) == 1 && narrow[r.Names[0]] && len(r.Args) == 1 && r.Args[0].Index == 0 && r.Args[0].Op == specs.OpEqualTo &&
+		r.Args[0].Value <= math.MaxUint32
 }
 
 // sameBut tells whether two rules about single values differ in nothing but the value.
 func sameBut(a, b specs.LinuxSyscall) bool {
-	return singleValue(a) && singleValue(b) && a.Names[0] == b.Names[0] && a.Args[0].Index == b.Args[0].Index && a.Action == b.Action &&
+	return singleValue(a) && singleValue(b) && a.Names[0] == b.Names[0] && a.Action == b.Action &&
 		(a.ErrnoRet == b.ErrnoRet || a.ErrnoRet != nil && b.ErrnoRet != nil && *a.ErrnoRet == *b.ErrnoRet)
 }
 
-// masked stands for all x with x & mask == value.
+// masked stands for all x with x & mask == value, of the first argument.
 type masked struct{ mask, value uint64 }
 
 // arg is SCMP_CMP_MASKED_EQ, with the mask first (seccomp_rule_add(3)), or plainly SCMP_CMP_EQ.
-func (m masked) arg(index uint) specs.LinuxSeccompArg {
-	if m.mask == math.MaxUint64 {
-		return specs.LinuxSeccompArg{Index: index, Value: m.value, Op: specs.OpEqualTo}
+func (m masked) arg() specs.LinuxSeccompArg {
+	if m.mask == math.MaxUint32 {
+		return specs.LinuxSeccompArg{Value: m.value, Op: specs.OpEqualTo}
 	}
-	return specs.LinuxSeccompArg{Index: index, Value: m.mask, ValueTwo: m.value, Op: specs.OpMaskedEqual}
+	return specs.LinuxSeccompArg{Value: m.mask, ValueTwo: m.value, Op: specs.OpMaskedEqual}
 }
 
 // merge replaces two that differ in one bit by one that does not look at it, for as long as there are such.

@@ -64,7 +64,8 @@ func TestDefaultSeccompSame(t *testing.T) {
 		}
 		for n := range names {
 			for _, v := range values {
-				if g, w := verdict(t, got, n, v), verdict(t, want, n, v); g != w {
+				g, w := verdict(t, got, n, v), verdict(t, want, n, v)
+				if g != w && (!narrow[n] || g != verdict(t, want, n, v&math.MaxUint32)) { // the kernel takes v for its lower half
 					t.Errorf("%s(%#x): %s, want %s", n, v, g, w)
 				}
 			}
@@ -89,7 +90,7 @@ func TestMerge(t *testing.T) {
 		for range random.IntN(12) {
 			v := random.Uint64N(64)
 			in[v] = true
-			merged = append(merged, masked{math.MaxUint64, v})
+			merged = append(merged, masked{math.MaxUint32, v})
 		}
 		merged = merge(merged)
 		for x := range uint64(128) {
@@ -98,7 +99,7 @@ func TestMerge(t *testing.T) {
 			}
 		}
 	}
-	if got := merge([]masked{{math.MaxUint64, 0}, {math.MaxUint64, 8}, {math.MaxUint64, 0x20000}, {math.MaxUint64, 0x20008}}); len(got) != 1 {
+	if got := merge([]masked{{math.MaxUint32, 0}, {math.MaxUint32, 8}, {math.MaxUint32, 0x20000}, {math.MaxUint32, 0x20008}}); len(got) != 1 {
 		t.Errorf("personality's values: %v", got)
 	}
 }
