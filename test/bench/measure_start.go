@@ -105,7 +105,18 @@ func (p *peer) stages(ctx context.Context, d *pod, id, title string) error {
 // measureParallel starts pods and execs eight at a time.
 func measureParallel(ctx context.Context, b *bed) error {
 	const rounds, pods, execs = 3, 32, 160
-	return b.turns(ctx, rounds, func(_ int, p *peer) error {
+	alone, err := newBareRuntime(ctx, b)
+	if err != nil {
+		return err
+	}
+	err = b.turns(ctx, rounds, func(_ int, p *peer) error {
+		if p == b.peers[0] {
+			began := time.Now()
+			if err := eightAtOnce(execs, func(int) error { return alone.run(ctx, "exec", alone.id, "true") }); err != nil {
+				return err
+			}
+			b.results.add("parallel/exec", "ExecSync true, 8 at a time", "/s", bare, execs/time.Since(began).Seconds())
+		}
 		started := make([]*pod, pods)
 		began := time.Now()
 		err := eightAtOnce(pods, func(i int) (err error) {
@@ -131,4 +142,8 @@ func measureParallel(ctx context.Context, b *bed) error {
 		p.bed.results.add("parallel/remove", "pods stopped and removed, 8 at a time, CNI", "/s", p.name, pods/time.Since(began).Seconds())
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return alone.remove(ctx)
 }
