@@ -13,7 +13,10 @@ import (
 
 // defaultSeccomp is the profile that RuntimeDefault stands for: containerd's, in fewer words. The OCI runtime compiles a profile anew
 // for every container and every exec, and libseccomp takes longer than in proportion to the number of its rules: with containerd's,
-// most of the CPU time of a runc exec. What is left out changes nothing for any program that can run here.
+// most of the CPU time of a runc exec.
+//
+// Where the kernel has no x32 ABI, a system call of that ABI, which would have been refused, ends its thread instead, as one of any
+// architecture that a profile does not name (SCMP_FLTATR_ACT_BADARCH). Everything else is decided as before.
 func defaultSeccomp(s *specs.Spec, n Node) *specs.LinuxSeccomp {
 	p := seccomp.DefaultProfile(s)
 	if n.NoX32 {
