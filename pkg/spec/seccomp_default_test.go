@@ -6,15 +6,22 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// verdict is what a profile does with a system call that has value as each of its arguments.
-func verdict(t *testing.T, p *specs.LinuxSeccomp, call string, value uint64) specs.LinuxSeccompAction {
+// verdict is what a profile does with a system call that has value as each of its arguments: the action, with its errno.
+func verdict(t *testing.T, p *specs.LinuxSeccomp, call string, value uint64) string {
 	t.Helper()
+	with := func(action specs.LinuxSeccompAction, errno *uint) string {
+		if errno == nil {
+			return string(action)
+		}
+		return string(action) + strconv.Itoa(int(*errno))
+	}
 	for _, r := range p.Syscalls {
 		if !slices.Contains(r.Names, call) {
 			continue
@@ -33,10 +40,10 @@ func verdict(t *testing.T, p *specs.LinuxSeccomp, call string, value uint64) spe
 			}
 		}
 		if all {
-			return r.Action
+			return with(r.Action, r.ErrnoRet)
 		}
 	}
-	return p.DefaultAction
+	return with(p.DefaultAction, p.DefaultErrnoRet)
 }
 
 // TestDefaultSeccompSame: the shorter profile decides as containerd's does, for each call and all values near those that it names.

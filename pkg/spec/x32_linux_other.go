@@ -4,4 +4,5 @@
 
 package spec
 
+// noX32: x32 is an ABI of x86.
 func noX32() bool { return true }

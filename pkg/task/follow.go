@@ -96,7 +96,7 @@ func (t *Task) onExit(x exitbpf.Exit, err error) {
 				}
 				first = true
 				s.Exit, s.FinishedAt, s.Paused = &exit, at, false
-				s.MidStart = t.Status().State == Starting
+				s.MidStart = t.Status().State == Starting && s.BootID == t.m.bootID // of another boot nobody can tell whether it began
 				if m := stopMessage(*s); m != "" {
 					s.Message = m
 				}

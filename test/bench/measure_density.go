@@ -173,7 +173,7 @@ func (c *crowd) another(ctx context.Context) error {
 			return err
 		}
 		c.add("start", "one more pod start, CNI", "ms", float64(took.all())/1e6)
-		if err := c.stages(ctx, d, fmt.Sprintf("crowded/%d", c.n), fmt.Sprintf("%d pods", c.n)); err != nil {
+		if err := c.addStages(ctx, d, fmt.Sprintf("crowded/%d", c.n), fmt.Sprintf("%d pods", c.n)); err != nil {
 			return err
 		}
 		if err := c.removePod(ctx, d.id); err != nil {

@@ -48,7 +48,7 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
-	if err := p.stages(ctx, d, "stages/"+network, title); err != nil {
+	if err := p.addStages(ctx, d, "stages/"+network, title); err != nil {
 		return err
 	}
 
@@ -83,8 +83,8 @@ func (p *peer) lifeOfPod(ctx context.Context, network string) error {
 	return err
 }
 
-// stages adds where the time went in the start of a pod, as the runtime tells it.
-func (p *peer) stages(ctx context.Context, d *pod, id, title string) error {
+// addStages adds where the time went in the start of a pod, as the runtime tells it.
+func (p *peer) addStages(ctx context.Context, d *pod, id, title string) error {
 	ofPod, ofContainer, err := p.stagesOf(ctx, d)
 	if err != nil {
 		return err

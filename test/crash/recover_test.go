@@ -73,7 +73,7 @@ func TestOrphans(t *testing.T) {
 // program's exit and before it has recorded the start. The client's repeated StartContainer is none the wiser.
 func TestStartCutOffTwice(t *testing.T) {
 	a := newActor(t)
-	cfg := a.config("sh", "-c", "exit 7")
+	cfg := a.config("sh", "-c", waits) // not over before the first daemon is
 	id := a.create(cfg)
 	start := func() error {
 		_, err := a.c.StartContainer(a.n.Ctx(), &runtimeapi.StartContainerRequest{ContainerId: id})
@@ -86,7 +86,7 @@ func TestStartCutOffTwice(t *testing.T) {
 	}
 	a.awaitDeath()
 	a.eventually("the program is over", func() error {
-		if err := unix.Kill(pid, 0); err == nil {
+		if err := unix.Kill(pid, unix.SIGTERM); err == nil { // again until it listens
 			return fmt.Errorf("process %d lives", pid)
 		}
 		return nil
