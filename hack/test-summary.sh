@@ -2,23 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Reads the output of `go test -v`: prints results as they come, keeps the rest for those that fail, and fails if a test failed
-# or nothing ran. What is skipped is listed, so that nobody overlooks it.
+# or nothing ran. What is skipped is listed, so that nobody overlooks it. What failed comes last, where a shortened log still has it.
 set -uo pipefail
 
 awk '
-	/^=== (RUN|PAUSE|CONT|NAME)/ { next }
+	/^=== (PAUSE|CONT|NAME)/ { next }
+	/^=== RUN +[^\/]*$/ { text = "" } # a test of its own: what the one before has printed is done with
+	/^=== RUN/ { next }
 	/^--- PASS|^--- FAIL|^--- SKIP|^ok|^FAIL|^panic|^PASS/ { print; fflush() }
-	/^ *--- FAIL/ { failed++ }
-	/^--- PASS/ { passed++ }
-	/^--- SKIP/ { skipped++ }
-	/^FAIL/ { bad = 1 }
-	{ lines[NR] = $0 }
+	{ text = text $0 "\n" }
+	/^ *--- FAIL/ { failed++; names = names " " $3 }
+	/^--- FAIL|^ +--- FAIL|^panic|^FAIL/ { failures = failures text; text = ""; bad = 1 }
+	/^--- PASS/ { passed++; text = "" }
+	/^--- SKIP/ { skipped++; text = "" }
+	/^ok/ { text = "" }
 	END {
-		if (failed || bad || !passed) {
-			print "---- full output ----"
-			for (i = 1; i <= NR; i++) print lines[i]
-		}
+		if (bad) printf "---- what failed ----\n%s%s", failures, text
+		if (names) print "failed:" names
 		printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
-		exit (failed || bad || !passed) ? 1 : 0
+		exit (bad || !passed) ? 1 : 0
 	}
 '

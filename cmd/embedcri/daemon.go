@@ -74,6 +74,9 @@ func runDaemon(ctx context.Context, c *config.Config, _ []string) error {
 	if err := orphan.Mark(c.State); err != nil {
 		return err
 	}
+	if err := useScratchDir(c); err != nil {
+		return err
+	}
 
 	// Beside the tracer's, which takes the longest.
 	openedImages := later(func() (*image.Store, error) { return image.Open(imageOptions(c)) })

@@ -62,7 +62,7 @@ func (n *Node) Spawn() {
 	defer log.Close()
 	cmd := exec.Command(n.program(), "run", "-config", n.config, fmt.Sprintf("-v=%d", n.o.Verbosity))
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), n.o.Env...)
+	cmd.Env = slices.Concat(os.Environ(), []string{"TMPDIR=" + n.tempDir()}, n.o.Env)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := n.InNet(cmd.Start); err != nil {
 		n.T.Fatal(err)

@@ -53,12 +53,19 @@ func (n *Node) look() []string {
 		left = append(left, n.interfaces()...)
 	}
 	left = append(left, n.processes()...)
+	temporary, _ := filepath.Glob(filepath.Join(n.tempDir(), "*"))
+	for _, f := range temporary {
+		left = append(left, "temporary file "+f)
+	}
 	ips, _ := filepath.Glob(filepath.Join(n.Dir, "root", "cni", "networks", "*", "*.*.*.*"))
 	for _, ip := range ips {
 		left = append(left, "address "+ip)
 	}
 	return left
 }
+
+// tempDir is where the daemon's temporary files go that it has no better place for, instead of /tmp, so that those that stay are seen.
+func (n *Node) tempDir() string { return filepath.Join(n.Dir, "tmp") }
 
 // interfaces finds the node's bridge and what is plugged into it, among the machine's other interfaces.
 func (n *Node) interfaces() []string {

@@ -95,7 +95,7 @@ func New(t testing.TB, o Options) *Node {
 	node.CNIConf = filepath.Join(node.Dir, "cni-conf")
 	node.CNIBin = filepath.Join(node.Dir, "cni-bin")
 	node.LogFile = filepath.Join(node.Dir, "daemon.log")
-	for _, d := range []string{node.Dir, node.CNIConf, node.CNIBin, node.State} {
+	for _, d := range []string{node.Dir, node.CNIConf, node.CNIBin, node.State, node.tempDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -32,6 +32,7 @@ func (n *Node) World() []string {
 		"address":   {root + "/cni/networks/*/*.*.*.*", root + "/cni/networks/*/*:*"},
 		"CNI cache": {root + "/cni/results/*"},
 		"snapshot":  {root + "/image/overlayfs/snapshots/*", root + "/image/native/snapshots/*"},
+		"temporary": {n.State + "/tmp/*", n.tempDir() + "/*"},
 		"download":  {root + "/image/content/ingest/*"},
 	} {
 		for _, p := range patterns {

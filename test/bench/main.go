@@ -95,13 +95,13 @@ func bench(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("%s: %w", g.name, err)
 		}
 		b.say("%s took %v", g.name, time.Since(started).Round(time.Second))
-	}
-	r.print(os.Stdout)
-	if o.json != "" {
-		if err := r.save(o.json); err != nil {
-			return err
+		if o.json != "" { // at once: a later group may fail, or be interrupted
+			if err := r.save(o.json); err != nil {
+				return err
+			}
 		}
 	}
+	r.print(os.Stdout)
 	if o.docs != "" {
 		return r.document(o.docs)
 	}
