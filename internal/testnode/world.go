@@ -25,6 +25,7 @@ func (n *Node) World() []string {
 	for what, patterns := range map[string][]string{
 		"cgroup":    {"/sys/fs/cgroup/*" + n.Parent + "/*/", "/sys/fs/cgroup" + n.Parent + "/*/"},
 		"bundle":    {n.State + "/task/*"},
+		"exec file": {n.State + "/task/*/exec-*"},
 		"pod files": {n.State + "/pod/*"},
 		"pins":      {n.State + "/ns/*"},
 		"runtime":   {n.State + "/runtime/*/*"},

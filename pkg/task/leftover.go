@@ -14,31 +14,15 @@ import (
 
 // EndLeftovers ends the execs of previous daemons, once, after all tasks have been loaded and before there is a new one. Their
 // clients went with the daemon that served them, and nobody can tell anybody how they end; so they are killed, with all that they
-// have started, and their exit records forgotten. It touches only what is provably an exec's: the members of its sub-cgroup, and
-// records under keys that belong to no task. What an exec that had ended left in the background goes on, as after any exec.
+// have started, and their streams, files and exit records removed. It touches only what is provably an exec's: the members of its
+// sub-cgroup, what bears its name beside the bundle, and records under keys that belong to no task. What an exec that had ended left
+// in the background goes on, as after any exec.
 func (m *Manager) EndLeftovers(tasks []*Task) {
 	known := make(map[exitbpf.Key]bool, len(tasks))
 	for _, t := range tasks {
 		known[t.key] = true
-		if t.cgroup == nil || t.Status().Exit != nil {
-			continue
-		}
-		subs, err := t.cgroup.Subs(execGroupPrefix)
-		if err != nil {
-			t.log().Error(err, "look for execs of a previous daemon", "container", t.id)
-		}
-		for _, sub := range subs {
-			g := &execGroup{cg: sub, marker: t.execMarker(filepath.Base(sub.Path()))}
-			if _, err := os.Stat(g.marker); errors.Is(err, os.ErrNotExist) {
-				t.mu.Lock()
-				t.busyGroups = append(t.busyGroups, g) // it had ended; what it left running in the background stays
-				t.mu.Unlock()
-				continue
-			}
-			t.log().Info("an exec has outlived the daemon that served it; killed", "container", t.id, "cgroup", sub.Path())
-			g.kill()
-			t.dropGroup(g)
-		}
+		t.endExecGroups()
+		t.removeExecFiles()
 	}
 	for _, k := range m.exitKeys() {
 		if !known[k] {
@@ -47,9 +31,43 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 	}
 }
 
+func (t *Task) endExecGroups() {
+	if t.cgroup == nil || t.Status().Exit != nil {
+		return
+	}
+	subs, err := t.cgroup.Subs(execGroupPrefix)
+	if err != nil {
+		t.log().Error(err, "look for execs of a previous daemon", "container", t.id)
+	}
+	for _, sub := range subs {
+		g := &execGroup{cg: sub, marker: t.execMarker(filepath.Base(sub.Path()))}
+		if _, err := os.Stat(g.marker); errors.Is(err, os.ErrNotExist) {
+			t.mu.Lock()
+			t.busyGroups = append(t.busyGroups, g) // it had ended; what it left running in the background stays
+			t.mu.Unlock()
+			continue
+		}
+		t.log().Info("an exec has outlived the daemon that served it; killed", "container", t.id, "cgroup", sub.Path())
+		g.kill()
+		t.dropGroup(g)
+	}
+}
+
+// removeExecFiles removes what execs have beside the bundle: streams, markers, what the runtime is told to write. No name of the
+// bundle's own begins as theirs do.
+func (t *Task) removeExecFiles() {
+	left, err := filepath.Glob(filepath.Join(t.dir, execGroupPrefix+"*")) // only a bad pattern is an error
+	for _, path := range left {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if err != nil {
+		t.log().Error(err, "remove files of a previous daemon's execs", "container", t.id)
+	}
+}
+
 // Reconcile drops what is held for nobody outside of the file system: descriptors in the keeper whose streams are gone, and exit
-// records of neither a container that onRecord lists, by its id, nor an exec of tasks. It takes a bug to leave any. A record goes when two calls in a row find it to be nobody's, as an exec is known a moment after it is watched. Calls
-// take turns.
+// records of neither a container that onRecord lists, by its id, nor an exec of tasks. It takes a bug to leave any. A record goes
+// when two calls in a row find it to be nobody's, as an exec is known a moment after it is watched. Calls take turns.
 func (m *Manager) Reconcile(tasks []*Task, onRecord func() ([]string, error)) error {
 	m.o.Streams.DropStale()
 	keys := m.exitKeys() // before the records are listed: a record is older than the process it is for

@@ -6,9 +6,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/tools/remotecommand"
 
 	"github.com/embedcri/embedcri/internal/testnode"
 )
@@ -68,4 +73,47 @@ func TestExecOfADeadDaemon(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestExecFilesOfADeadDaemon: the streams and files of execs go when the next daemon starts, not when their container does at last,
+// which may be in a year; nor does the keeper hold anything for them.
+func TestExecFilesOfADeadDaemon(t *testing.T) {
+	n := startStreamNode(t)
+	id := n.run(nil, "sleep", "1000")
+	files := func() []string {
+		beside, _ := filepath.Glob(filepath.Join(n.State, "task", id, "exec-*"))
+		temporary, _ := filepath.Glob(filepath.Join(n.State, "tmp", "*"))
+		return append(beside, temporary...)
+	}
+	held := testnode.Descriptors(n.Keeper())
+	var execs sync.WaitGroup
+	for _, tty := range []bool{false, true} {
+		var out output
+		execs.Go(func() {
+			in, _ := io.Pipe() // stays open
+			_ = n.exec(context.Background(), transports[0], id, remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: tty}, "sh", "-c", "echo up; sleep 777")
+		})
+		n.has(&out, "up")
+	}
+	execs.Go(func() {
+		_, _, _ = n.Runtime.ExecSync(context.Background(), id, []string{"sleep", "777"}, time.Minute)
+	})
+	n.Eventually("execs are under way", func() error {
+		if len(files()) < 5 { // two have streams, and each says that it is running
+			return fmt.Errorf("files %q", files())
+		}
+		return nil
+	})
+	n.Kill()
+	execs.Wait()
+	n.Start()
+	n.Eventually("nothing is left of them", func() error {
+		if left, now := files(), testnode.Descriptors(n.Keeper()); len(left) > 0 || now != held {
+			return fmt.Errorf("files %q, the keeper holds %d descriptors, %d before", left, now, held)
+		}
+		return nil
+	})
+	if s := n.Status(id); s.State.String() != "CONTAINER_RUNNING" {
+		t.Errorf("the container itself: %v", s.State)
+	}
 }
