@@ -5,6 +5,7 @@ package exitbpf
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,7 +115,7 @@ func (s *slot) exit(p proc, c clock) (Exit, error) {
 	if !st.Signaled() {
 		return e, nil
 	}
-	e.Killer = s.killer(st.Signal(), c)
+	e.Killer = s.killer(st.Signal(), e.At)
 	// oom_mm alone says only that the process was let into the reserves; one
 	// that somebody else had killed before gets that too (task_will_free_mem).
 	e.OOM = s.Flags&exitOOM != 0 && st.Signal() == unix.SIGKILL && (e.Killer == nil || e.Killer.Kernel)
@@ -149,8 +150,10 @@ func fromFlag(s Source) uint32 {
 	return 0
 }
 
-// killer returns the recorded sender of sig, the signal the process died of.
-func (s *slot) killer(sig unix.Signal, c clock) *Sender {
+// killer returns the recorded sender of sig, the signal the process died of at
+// the wall time died. Its own time is counted from there: two looks at the wall
+// clock, with a step in between, could have it kill after the death.
+func (s *slot) killer(sig unix.Signal, died time.Time) *Sender {
 	r := &s.Other
 	if sig == unix.SIGKILL {
 		r = &s.Kill
@@ -166,7 +169,7 @@ func (s *slot) killer(sig unix.Signal, c clock) *Sender {
 		Comm:     comm(r.Comm[:]),
 		CgroupID: r.Cgroup,
 		Code:     int(r.Code),
-		At:       c.wall(r.At),
+		At:       died.Add(-time.Duration(s.DiedAt - r.At)),
 	}
 }
 
