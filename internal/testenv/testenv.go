@@ -49,16 +49,17 @@ func RuncPath(t testing.TB) string {
 	return p
 }
 
-// CrunPath returns the second OCI runtime to test with: $EMBEDCRI_CRUN, else crun on PATH. Where cgroups are v1 with a v2 hierarchy
-// beside them that has controllers, which crun refuses, it is a wrapper that hides the latter.
+// CrunPath returns the second OCI runtime to test with.
 func CrunPath(t testing.TB) string {
 	t.Helper()
 	Require(t, Crun)
-	p, _ := crun()
+	p, _ := FindCrun()
 	return p
 }
 
-func crun() (string, error) {
+// FindCrun is CrunPath outside of tests: $EMBEDCRI_CRUN, else crun on PATH, else an error. Where cgroups are v1 with a v2 hierarchy
+// beside them that has controllers, which crun refuses, it is a wrapper that hides the latter.
+func FindCrun() (string, error) {
 	if p := os.Getenv("EMBEDCRI_CRUN"); p != "" {
 		return p, unix.Access(p, unix.X_OK)
 	}
@@ -138,7 +139,7 @@ func missing(ability string) string {
 			return err.Error()
 		}
 	case Crun:
-		if _, err := crun(); err != nil {
+		if _, err := FindCrun(); err != nil {
 			return err.Error()
 		}
 	case CNI:

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/embedcri/embedcri/internal/testenv"
 	"github.com/embedcri/embedcri/internal/testregistry"
 )
 
@@ -90,7 +90,7 @@ func (b *bed) addPeers() error {
 			ours = d
 			b.peers = append(b.peers, &peer{name: name, daemon: d})
 		case "crun":
-			if _, err := exec.LookPath("crun"); err != nil {
+			if _, err := testenv.FindCrun(); err != nil {
 				b.say("crun is not installed: not measured")
 			} else if ours == nil {
 				return errors.New("peer crun is a handler of embedcri: name that before it")

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/embedcri/embedcri/internal/testenv"
 )
 
 // newEmbedcri prepares this checkout's daemon with its defaults, but for where things are.
@@ -26,7 +28,7 @@ func newEmbedcri(b *bed) (*daemon, error) {
 		return nil, err
 	}
 	crun := ""
-	if path, err := exec.LookPath("crun"); err == nil {
+	if path, err := testenv.FindCrun(); err == nil {
 		crun = fmt.Sprintf("[runtime.handlers.crun]\npath = %q\n", path)
 	}
 	bpf := fmt.Sprintf("/sys/fs/bpf/embedcri-bench-%d", os.Getpid())

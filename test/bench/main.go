@@ -36,7 +36,7 @@ func main() {
 	klog.SetLogger(klog.NewKlogr().V(10)) // the libraries' words only with -v
 	var o options
 	flag.StringVar(&o.run, "run", ".", "groups of measures to run, a regular expression")
-	flag.StringVar(&o.peers, "peers", "embedcri,containerd", "which runtimes to start and measure, of embedcri, crun (a handler of embedcri), containerd")
+	flag.StringVar(&o.peers, "peers", "embedcri,crun,containerd", "which runtimes to start and measure, of embedcri, crun (a handler of embedcri), containerd")
 	flag.Func("endpoint", "`NAME=unix:///PATH` of a runtime that runs already; may be repeated", func(s string) error {
 		if name, addr, ok := strings.Cut(s, "="); !ok || name == "" || !strings.HasPrefix(addr, "unix://") {
 			return errors.New("want NAME=unix:///PATH")
