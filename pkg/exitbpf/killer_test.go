@@ -16,6 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestKillerTime: from the kill to the death it is as long on the wall as in the record, whatever the wall clock does meanwhile.
+func TestKillerTime(t *testing.T) {
+	for range 1000 {
+		s := slot{State: stateExited, Code: int32(unix.SIGKILL), DiedAt: 5000, Kill: rawSender{Signal: int32(unix.SIGKILL), At: 4999}}
+		e, err := s.exit(proc{Pid: 4}, clock{})
+		if err != nil || e.Killer == nil {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		if d := e.At.Sub(e.Killer.At); d != 1 {
+			t.Fatalf("killed %v before its death, which came 1 ns later", d)
+		}
+	}
+}
+
 func TestKilledByStranger(t *testing.T) {
 	tr := openNew(t)
 	for _, sig := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGUSR1, unix.SIGQUIT, 35, 64} {
