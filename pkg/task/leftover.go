@@ -21,8 +21,13 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 	known := make(map[exitbpf.Key]bool, len(tasks))
 	for _, t := range tasks {
 		known[t.key] = true
-		t.endExecGroups()
-		t.removeExecFiles()
+		err := t.endExecGroups()
+		if err == nil { // else the markers still say which of them have not ended
+			err = t.removeExecFiles()
+		}
+		if err != nil {
+			t.log().Error(err, "end execs of a previous daemon", "container", t.id)
+		}
 	}
 	for _, k := range m.exitKeys() {
 		if !known[k] {
@@ -31,13 +36,14 @@ func (m *Manager) EndLeftovers(tasks []*Task) {
 	}
 }
 
-func (t *Task) endExecGroups() {
+// endExecGroups kills what is in the sub-cgroups of execs that had not ended.
+func (t *Task) endExecGroups() error {
 	if t.cgroup == nil || t.Status().Exit != nil {
-		return
+		return nil
 	}
 	subs, err := t.cgroup.Subs(execGroupPrefix)
 	if err != nil {
-		t.log().Error(err, "look for execs of a previous daemon", "container", t.id)
+		return err
 	}
 	for _, sub := range subs {
 		g := &execGroup{cg: sub, marker: t.execMarker(filepath.Base(sub.Path()))}
@@ -51,18 +57,17 @@ func (t *Task) endExecGroups() {
 		g.kill()
 		t.dropGroup(g)
 	}
+	return nil
 }
 
 // removeExecFiles removes what execs have beside the bundle: streams, markers, what the runtime is told to write. No name of the
 // bundle's own begins as theirs do.
-func (t *Task) removeExecFiles() {
+func (t *Task) removeExecFiles() error {
 	left, err := filepath.Glob(filepath.Join(t.dir, execGroupPrefix+"*")) // only a bad pattern is an error
 	for _, path := range left {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
-	if err != nil {
-		t.log().Error(err, "remove files of a previous daemon's execs", "container", t.id)
-	}
+	return err
 }
 
 // Reconcile drops what is held for nobody outside of the file system: descriptors in the keeper whose streams are gone, and exit
